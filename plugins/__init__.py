@@ -1,0 +1,1 @@
+"""Everything that can be exchanged: hookspecs, the manager, and every built-in plugin."""

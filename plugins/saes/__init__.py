@@ -1,0 +1,1 @@
+"""Built-in sparse-autoencoder formats: Prisma's, glasshouse's own, and `neurons`."""

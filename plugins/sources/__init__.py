@@ -1,0 +1,1 @@
+"""Built-in sources: folders, tables, COCO JSON and webdataset tars."""

@@ -1,0 +1,123 @@
+"""What the warehouse is handed: encoders and sparse autoencoders, as protocols.
+
+Owns the two contracts that extraction relies on. Plugins implement them; nothing here knows an implementation.
+Shapes in names: b images, t tokens, d hook width, n rows, k features, e embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+TokenPolicy = Literal["cls", "patches", "mean", "max", "sum"]
+"""Which tokens of a hook become rows: the CLS token, every patch token, or the patch tokens pooled into one."""
+
+TOKEN_POLICIES: tuple[str, ...] = get_args(TokenPolicy)
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """A place in an encoder whose output can be read.
+
+    Attributes:
+        name: for transformers `blocks.<i>.resid_post` (output of block i, before any final norm);
+            for CNNs the module path, e.g. `layer4.1`.
+        width: D, the size of one token's activation vector.
+        n_prefix: tokens before the patch grid. Token 0 is CLS when n_prefix > 0; the others are registers.
+        grid: (rows, columns) of the patch tokens in row-major order, or None where there are none.
+    """
+
+    name: str
+    width: int
+    n_prefix: int
+    grid: tuple[int, int] | None
+
+
+class ForwardResult(NamedTuple):
+    """One pass: `activations[hook]` is float [batch, token, width]; `embedding_be` is [batch, E] or None."""
+
+    activations: dict[str, torch.Tensor]
+    embedding_be: torch.Tensor | None
+
+
+class Encoder(Protocol):
+    """A vision model that can be read at its hook points. One instance lives on one device."""
+
+    @property
+    def spec(self) -> str:
+        """The name that loads it again, e.g. `open_clip:ViT-B-32/datacomp_xl_s13b_b90k`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over weights, architecture and preprocessing. Other weights never share it."""
+
+    @property
+    def embedding_width(self) -> int:
+        """E, the width of the image embedding."""
+
+    @property
+    def device(self) -> str:
+        """Where the forward pass runs: `cpu` or `cuda`."""
+
+    def hook_points(self) -> Sequence[HookPoint]:
+        """Every hook point, in the order in which the forward pass reaches them."""
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Turn one RGB image of any size into a float32 CPU tensor [3, H, W]. Thread-safe."""
+
+    def forward(
+        self, batch_bchw: torch.Tensor, hooks: Sequence[str], *, embedding: bool = True
+    ) -> ForwardResult:
+        """Run several hooks in ONE pass; without `embedding` it stops after the last block that is needed.
+
+        Raises:
+            UsageError: a hook that does not exist; the message lists those that do.
+        """
+
+    def embed_text(self, texts: Sequence[str]) -> torch.Tensor | None:
+        """Text embeddings [n, E] in the image embedding's space (not normalised), or None without a text tower."""
+
+
+class SparseCodes(NamedTuple):
+    """Non-zero codes of n rows, ordered by row, then feature. CPU tensors of one length, nnz.
+
+    `row` and `feature` are int32, `value` is float32 and > 0.
+    """
+
+    row: torch.Tensor
+    feature: torch.Tensor
+    value: torch.Tensor
+
+
+class SparseAutoencoder(Protocol):
+    """A dictionary that turns activation vectors into sparse features, and back."""
+
+    @property
+    def spec(self) -> str:
+        """The name that loads it again, e.g. `neurons` or a local folder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over tensors and everything that changes their meaning (norms, activation, k)."""
+
+    @property
+    def width(self) -> int | None:
+        """D that it takes, or None when it fits any width (`neurons`)."""
+
+    @property
+    def is_lossless(self) -> bool:
+        """True when decoding is exact by construction (`neurons`), so that a self-test says nothing."""
+
+    def n_features(self, width: int) -> int:
+        """F, the number of features for hook width `width`."""
+
+    def encode(self, acts_nd: torch.Tensor) -> SparseCodes:
+        """Codes of n activation vectors [n, D] (float, on the SAE's device)."""
+
+    def decode(self, codes: SparseCodes, n_rows: int) -> torch.Tensor:
+        """Reconstruction [n_rows, D] in the space of the encoder's activations."""

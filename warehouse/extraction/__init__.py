@@ -1,0 +1,1 @@
+"""From images to shards to finalised spaces and embeddings."""
