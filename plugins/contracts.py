@@ -1,0 +1,95 @@
+"""What a plugin registers: loaders for encoders and SAEs, presets; and the registries that hold them.
+
+The protocols of the loaded things, `Encoder` and `SparseAutoencoder`, are the warehouse's (`warehouse/contracts.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from glasshouse.schema.errors import PluginError, unknown_name
+from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder, TokenPolicy
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class EncoderLoader:
+    """How the specs of one scheme become encoders.
+
+    Attributes:
+        load: called with the spec's part after `scheme:` and the device (`cpu`, `cuda`); imports its library itself.
+        summary: one line for listings, with an example spec.
+    """
+
+    load: Callable[[str, str], Encoder]
+    summary: str
+
+
+@dataclass(frozen=True)
+class SaeLoader:
+    """How the specs of one scheme become sparse autoencoders; `load` as in `EncoderLoader`."""
+
+    load: Callable[[str, str], SparseAutoencoder]
+    summary: str
+
+
+@dataclass(frozen=True)
+class PresetSpace:
+    """One space of a preset, as `glasshouse extract` would be told it."""
+
+    name: str
+    hook: str
+    tokens: TokenPolicy
+    sae: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Several spaces of one encoder under one name."""
+
+    encoder: str
+    spaces: tuple[PresetSpace, ...]
+    summary: str
+
+
+class Registry(Generic[Value]):
+    """Names and what they stand for, filled by one hook. Knows which plugin brought what."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, tuple[Value, str]] = {}
+
+    def register(self, name: str, value: Value, plugin: str) -> None:
+        """Add one name.
+
+        Raises:
+            PluginError: the name is taken; both plugins are named.
+        """
+        if name in self._entries:
+            other = self._entries[name][1]
+            raise PluginError(
+                f"The plugins '{other}' and '{plugin}' both register the {self.kind} '{name}'. "
+                "Uninstall or rename one of them."
+            )
+        self._entries[name] = (value, plugin)
+
+    def get(self, name: str, hint: str = "") -> Value:
+        """Return what `name` stands for.
+
+        Raises:
+            UsageError: no such name; the known ones are listed.
+        """
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self._entries, hint)
+        return self._entries[name][0]
+
+    def __iter__(self) -> Iterator[tuple[str, Value, str]]:
+        """Yield (name, value, plugin) in the order of registration."""
+        for name, (value, plugin) in self._entries.items():
+            yield name, value, plugin
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries

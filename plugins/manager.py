@@ -1,0 +1,157 @@
+"""Finding plugins and asking them what they bring.
+
+Rules: the built-ins are an explicit tuple; they go through the same hooks as a stranger's; nothing is ever loaded
+from inside a warehouse folder; there is no global manager, each call of the command line builds its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from glasshouse.plugins import hookspecs
+from glasshouse.plugins.contracts import EncoderLoader, Preset, Registry, SaeLoader
+from glasshouse.schema.errors import GlasshouseError, PluginError
+from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder
+from glasshouse.warehouse.intake.records import Source
+
+ENTRY_POINT_GROUP = "glasshouse"
+NO_EXTERNAL_PLUGINS_VARIABLE = "GLASSHOUSE_NO_PLUGINS"
+
+BUILTIN_PLUGINS = (
+    "glasshouse.plugins.encoders.open_clip",
+    "glasshouse.plugins.encoders.transformers",
+    "glasshouse.plugins.encoders.timm",
+    "glasshouse.plugins.saes.neurons",
+    "glasshouse.plugins.saes.prisma",
+    "glasshouse.plugins.saes.own_format",
+    "glasshouse.plugins.sources.folder",
+    "glasshouse.plugins.sources.table",
+    "glasshouse.plugins.sources.coco",
+    "glasshouse.plugins.sources.webdataset",
+    "glasshouse.plugins.starter.plugin",
+)
+
+
+class Plugins:
+    """All plugins of one call: the built-ins, installed packages, and single files.
+
+    Args:
+        files: paths of single-file plugins (`--plugin FILE`).
+        external: whether installed packages are asked too; $GLASSHOUSE_NO_PLUGINS switches them off.
+    """
+
+    def __init__(self, files: Sequence[Path] = (), *, external: bool = True) -> None:
+        self.manager = pluggy.PluginManager("glasshouse")
+        self.manager.add_hookspecs(hookspecs)
+        for name in BUILTIN_PLUGINS:
+            self.manager.register(importlib.import_module(name), name)
+        if external and not os.environ.get(NO_EXTERNAL_PLUGINS_VARIABLE):
+            self._load_installed()
+        for file in files:
+            self._register(_load_file(file), str(file))
+        try:
+            self.manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(
+                f"The plugin '{self._name_of(error.plugin)}' implements a hook that does not exist: {error}. "
+                "See docs/plugins.md for the hooks there are."
+            ) from error
+
+    @cached_property
+    def encoders(self) -> Registry[EncoderLoader]:
+        """Encoder schemes by name."""
+        return self._collect("encoder scheme", "register_encoders")
+
+    @cached_property
+    def saes(self) -> Registry[SaeLoader]:
+        """SAE schemes by name."""
+        return self._collect("SAE scheme", "register_saes")
+
+    @cached_property
+    def presets(self) -> Registry[Preset]:
+        """Presets by name."""
+        return self._collect("preset", "register_presets")
+
+    @cached_property
+    def sources(self) -> Registry[Source]:
+        """Sources by name."""
+        return self._collect("source", "register_sources")
+
+    def load_encoder(self, spec: str, device: str = "cpu") -> Encoder:
+        """Load an encoder from its spec, `SCHEME:REST`, or a local folder."""
+        scheme, rest = self._split(spec, self.encoders)
+        return self.encoders.get(scheme, "A spec reads SCHEME:NAME.").load(rest, device)
+
+    def load_sae(self, spec: str, device: str = "cpu") -> SparseAutoencoder:
+        """Load a sparse autoencoder from its spec, `SCHEME:REST`, `neurons`, or a local folder."""
+        scheme, rest = self._split(spec, self.saes)
+        return self.saes.get(scheme, "A spec reads SCHEME:NAME.").load(rest, device)
+
+    @staticmethod
+    def _split(spec: str, registry: Registry[Any]) -> tuple[str, str]:
+        """Take a spec apart; a path without a scheme belongs to the scheme `local`."""
+        scheme, colon, rest = spec.partition(":")
+        if (not colon and scheme not in registry) or Path(spec).exists():
+            return "local", spec
+        return scheme, rest
+
+    def _collect(self, kind: str, hook: str) -> Registry[Any]:
+        """Fill a registry plugin by plugin, so that a failure and a doubled name can say whose they are."""
+        registry: Registry[Any] = Registry(kind)
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            register = partial(_register_for, registry, implementation.plugin_name)
+            try:
+                implementation.function(register)
+            except GlasshouseError:
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"The plugin '{implementation.plugin_name}' failed in {hook}: {type(error).__name__}: {error}"
+                ) from error
+        return registry
+
+    def _load_installed(self) -> None:
+        try:
+            self.manager.load_setuptools_entrypoints(ENTRY_POINT_GROUP)
+        except Exception as error:
+            raise PluginError(
+                f"An installed plugin cannot be loaded: {type(error).__name__}: {error}. "
+                f"Uninstall it, or set {NO_EXTERNAL_PLUGINS_VARIABLE}=1 to go without."
+            ) from error
+
+    def _register(self, module: ModuleType, name: str) -> None:
+        try:
+            self.manager.register(module, name)
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"The plugin '{name}' does not fit a hook: {error}") from error
+
+    def _name_of(self, plugin: object) -> str:
+        return self.manager.get_name(plugin) or repr(plugin)
+
+
+def _register_for(registry: Registry[Any], plugin: str, name: str, value: object) -> None:
+    registry.register(name, value, plugin)
+
+
+def _load_file(file: Path) -> ModuleType:
+    """Import one .py file as a plugin."""
+    if not file.is_file():
+        raise PluginError(f"There is no plugin file {file}.")
+    spec = importlib.util.spec_from_file_location(f"glasshouse_plugin_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{file} is no Python file; --plugin takes a .py file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise PluginError(f"The plugin {file} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
