@@ -1,4 +1,4 @@
-"""The hooks of glasshouse. A plugin is a module or object that implements some of them with `@glasshouse.plugins.hookimpl`.
+"""The hooks of glasshouse. A plugin is a module that implements some of them with `@glasshouse.plugins.hookimpl`.
 
 Every `register` callable takes a name and what it stands for; a name that is taken is an error naming both plugins.
 """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -22,6 +22,11 @@ from glasshouse.plugins.contracts import EncoderLoader, Preset, Registry, SaeLoa
 from glasshouse.schema.errors import GlasshouseError, PluginError
 from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder
 from glasshouse.warehouse.intake.records import Source
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from glasshouse.warehouse.warehouse import Warehouse
 
 ENTRY_POINT_GROUP = "glasshouse"
 NO_EXTERNAL_PLUGINS_VARIABLE = "GLASSHOUSE_NO_PLUGINS"
@@ -95,6 +100,14 @@ class Plugins:
         """Load a sparse autoencoder from its spec, `SCHEME:REST`, `neurons`, or a local folder."""
         scheme, rest = self._split(spec, self.saes)
         return self.saes.get(scheme, "A spec reads SCHEME:NAME.").load(rest, device)
+
+    def source_list(self) -> list[Source]:
+        """Every source; those of later plugins first, so that a stranger's can take over a file type."""
+        return [source for _, source, _ in self.sources][::-1]
+
+    def prepare_connection(self, connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
+        """Let every plugin add its SQL functions and macros to a reading connection."""
+        self.manager.hook.prepare_connection(connection=connection, warehouse=warehouse)
 
     @staticmethod
     def _split(spec: str, registry: Registry[Any]) -> tuple[str, str]:

@@ -91,9 +91,7 @@ def connect_with_patience(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConn
     return wait_for_lock(attempt, path)
 
 
-def wait_for_lock(
-    attempt: Callable[[], duckdb.DuckDBPyConnection], path: Path
-) -> duckdb.DuckDBPyConnection:
+def wait_for_lock(attempt: Callable[[], duckdb.DuckDBPyConnection], path: Path) -> duckdb.DuckDBPyConnection:
     """Call `attempt` until it succeeds, fails for another reason than a lock, or time is up."""
     deadline = time.monotonic() + lock_timeout()
     pause = 0.01
@@ -168,9 +166,7 @@ def migrations() -> list[tuple[int, str, str]]:
 
 def schema_version(connection: duckdb.DuckDBPyConnection) -> int:
     """Return the number of the last migration applied to this catalogue; 0 for an empty one."""
-    known = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'schema_migrations'"
-    ).fetchone()
+    known = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'schema_migrations'").fetchone()
     if known is None or known[0] == 0:
         return 0
     row = connection.execute("SELECT coalesce(max(number), 0) FROM schema_migrations").fetchone()

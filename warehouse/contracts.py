@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
 if TYPE_CHECKING:
+    import duckdb
     import torch
     from PIL import Image
+
+    from glasshouse.warehouse.intake.records import Source
+    from glasshouse.warehouse.warehouse import Warehouse
 
 TokenPolicy = Literal["cls", "patches", "mean", "max", "sum"]
 """Which tokens of a hook become rows: the CLS token, every patch token, or the patch tokens pooled into one."""
@@ -70,9 +74,7 @@ class Encoder(Protocol):
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Turn one RGB image of any size into a float32 CPU tensor [3, H, W]. Thread-safe."""
 
-    def forward(
-        self, batch_bchw: torch.Tensor, hooks: Sequence[str], *, embedding: bool = True
-    ) -> ForwardResult:
+    def forward(self, batch_bchw: torch.Tensor, hooks: Sequence[str], *, embedding: bool = True) -> ForwardResult:
         """Run several hooks in ONE pass; without `embedding` it stops after the last block that is needed.
 
         Raises:
@@ -121,3 +123,19 @@ class SparseAutoencoder(Protocol):
 
     def decode(self, codes: SparseCodes, n_rows: int) -> torch.Tensor:
         """Reconstruction [n_rows, D] in the space of the encoder's activations."""
+
+
+class PluginSet(Protocol):
+    """What the warehouse asks of the plugins that it is handed."""
+
+    def load_encoder(self, spec: str, device: str = "cpu") -> Encoder:
+        """Load an encoder from its spec."""
+
+    def load_sae(self, spec: str, device: str = "cpu") -> SparseAutoencoder:
+        """Load a sparse autoencoder from its spec."""
+
+    def source_list(self) -> Sequence[Source]:
+        """Every source, in the order in which they are asked whether they claim a path."""
+
+    def prepare_connection(self, connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
+        """Add the plugins' SQL functions and macros to a reading connection."""

@@ -1,0 +1,167 @@
+"""Extraction from end to end: register the targets, compute what is missing, finalise, refresh the attached views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.catalogue import Catalogue
+from glasshouse.warehouse.contracts import Encoder
+from glasshouse.warehouse.extraction.finalise import (
+    finalise_embedding,
+    finalise_space,
+    images_of,
+    sweep_temporary,
+)
+from glasshouse.warehouse.extraction.loading import StoredImage, stored_images
+from glasshouse.warehouse.extraction.locks import exclusive
+from glasshouse.warehouse.extraction.run import DEFAULT_BATCH_SIZE, Progress, RunReport, Work, run
+from glasshouse.warehouse.extraction.shards import ShardFolder, covered
+from glasshouse.warehouse.extraction.targets import (
+    EmbeddingTarget,
+    SpaceRequest,
+    SpaceTarget,
+    Target,
+    check_distinct,
+    register,
+    resolve_embedding,
+    resolve_space,
+)
+from glasshouse.warehouse.layout import Layout
+from glasshouse.warehouse.vectors import VectorStore
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What an extraction did.
+
+    Attributes:
+        n_computed: images that went through the encoder now.
+        n_failed: of those, images that could not be read.
+        new_images: images added to each target, by its name.
+        complaints: what the self-tests of the SAEs found odd.
+        stopped: whether it was stopped early; everything computed is kept in shards.
+    """
+
+    n_computed: int
+    n_failed: int
+    new_images: dict[str, int] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+def extract(
+    layout: Layout,
+    encoder: Encoder,
+    requests: Sequence[SpaceRequest] = (),
+    embedding: str | None = None,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    workers: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda done, total: None,
+    announce: Callable[[str], None] = lambda words: None,
+) -> ExtractReport:
+    """Bring spaces and an embedding of one encoder up to date with the warehouse's images, in one forward pass.
+
+    Args:
+        layout: of the warehouse.
+        encoder: on its device.
+        requests: the spaces.
+        embedding: name for the encoder's image embedding, or None for none.
+        batch_size: images per forward pass.
+        workers: decoding threads; by the number of cores when None.
+        stop: asked after every batch.
+        progress: told images done and images in all.
+        announce: told what is happening next, in a few words.
+
+    Raises:
+        UsageError: no images, names taken by other weights, hooks that do not exist.
+        LockedError: another process extracts into the same target.
+    """
+    targets: list[Target] = [resolve_space(request, encoder) for request in requests]
+    if embedding is not None:
+        targets.append(resolve_embedding(embedding, encoder))
+    if not targets:
+        raise UsageError("Nothing to extract: name at least one space or an embedding.")
+    check_distinct(targets)
+    with exclusive([layout.shards / f"{shard_folder(layout, target).folder.name}.lock" for target in targets]):
+        images = _register(layout, encoder, targets)
+        works = [_work(layout, target, images) for target in targets]
+        report = run(
+            images,
+            encoder,
+            works,
+            layout.root,
+            batch_size=batch_size,
+            workers=workers,
+            stop=stop,
+            progress=progress,
+        )
+        new = {} if report.stopped else _finalise(layout, works, announce)
+    return _report(report, new)
+
+
+def shard_folder(layout: Layout, target: Target) -> ShardFolder:
+    """Return the shards of a target."""
+    kind = "space" if isinstance(target, SpaceTarget) else "embedding"
+    return ShardFolder(layout.shard_folder(kind, target.name), target.fingerprint)
+
+
+def _register(layout: Layout, encoder: Encoder, targets: Sequence[Target]) -> list[StoredImage]:
+    """Record the targets and read the list of images."""
+    catalogue = Catalogue(layout.root)
+    with catalogue.reading() as connection:
+        images = stored_images(connection)
+    if not images:
+        raise UsageError(f"{layout.root} has no images yet. Add some with `glasshouse add FOLDER`.")
+    with catalogue.writing() as connection:
+        for target in targets:
+            register(connection, encoder, target)
+    return images
+
+
+def _work(layout: Layout, target: Target, images: Sequence[StoredImage]) -> Work:
+    """Find out which images a target lacks."""
+    shards = shard_folder(layout, target)
+    shards.sweep()
+    records = shards.records()
+    if isinstance(target, SpaceTarget):
+        sweep_temporary(layout, target.name)
+        known = images_of(layout.space_file(target.name))
+    else:
+        known = VectorStore(layout.vectors).image_ids(target.name)
+    missing = frozenset(image.image_id for image in images) - known - covered(records)
+    tested = bool(known) or any(record.self_test for record in records)
+    wants_test = isinstance(target, SpaceTarget) and not target.sae.is_lossless and not tested
+    return Work(target, shards, missing, wants_self_test=wants_test)
+
+
+def _finalise(layout: Layout, works: Sequence[Work], announce: Callable[[str], None]) -> dict[str, int]:
+    new = {}
+    for work in works:
+        target = work.target
+        announce(f"finalising {target.name}")
+        if isinstance(target, SpaceTarget):
+            new[target.name] = finalise_space(
+                layout,
+                target.name,
+                target.fingerprint,
+                target.n_features,
+                work.shards,
+                has_tokens=target.tokens == "patches",
+            )
+        elif isinstance(target, EmbeddingTarget):
+            new[target.name] = finalise_embedding(layout, target, work.shards)
+    return new
+
+
+def _report(report: RunReport, new: dict[str, int]) -> ExtractReport:
+    return ExtractReport(
+        n_computed=report.n_images,
+        n_failed=report.n_failed,
+        new_images=new,
+        complaints=report.complaints,
+        stopped=report.stopped,
+    )

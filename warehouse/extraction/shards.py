@@ -1,0 +1,148 @@
+"""Shards: what one batch of an extraction left on disk, whole or not at all.
+
+A shard is one Parquet file per batch of images and target. Its metadata names the images it covers and those that
+could not be read, so that an extraction is resumed by what is there. It is written under a temporary name, synced
+and renamed: after kill -9 there is either a whole shard or none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from glasshouse.schema.errors import WarehouseError
+
+METADATA_KEY = b"glasshouse"
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a shard says of itself.
+
+    Attributes:
+        fingerprint: of the space or embedding it belongs to.
+        images: ids of the images whose rows are in it; an image may have no row.
+        failures: id and reason for images that could not be read.
+        self_test: the SAE's self-test, in the shard of the first batch only.
+    """
+
+    fingerprint: str
+    images: list[int]
+    failures: list[tuple[int, str]] = field(default_factory=list)
+    self_test: dict[str, Any] | None = None
+
+    def to_json(self) -> bytes:
+        """Encode for the Parquet metadata."""
+        return json.dumps(self.__dict__).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> ShardRecord:
+        """Decode what `to_json` wrote."""
+        values = json.loads(text)
+        values["failures"] = [(int(image), str(reason)) for image, reason in values["failures"]]
+        return cls(**values)
+
+
+class ShardFolder:
+    """The shards of one target."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+
+    def write(self, table: pa.Table, record: ShardRecord) -> None:
+        """Write one batch; its name is the lowest image id in it, so that doing a batch again replaces it."""
+        ids = record.images + [image for image, _ in record.failures]
+        name = f"batch-{min(ids):09d}.parquet"
+        temporary = self.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{name}"
+        metadata = {**(table.schema.metadata or {}), METADATA_KEY: record.to_json()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Level 1 and no dictionaries: values are almost all distinct, and shards live for minutes.
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            temporary,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=False,
+            write_statistics=False,
+        )
+        _sync(temporary)
+        temporary.replace(self.folder / name)
+
+    def files(self) -> list[Path]:
+        """Every whole shard, in image order."""
+        return sorted(self.folder.glob("batch-*.parquet")) if self.folder.is_dir() else []
+
+    def records(self) -> list[ShardRecord]:
+        """What every whole shard says of itself, in image order. A damaged shard is removed: its batch is missing.
+
+        Raises:
+            WarehouseError: a shard of another encoder or SAE lies there.
+        """
+        found = []
+        for file in self.files():
+            record = read_record(file)
+            if record is None:
+                file.unlink()
+                continue
+            if record.fingerprint != self.fingerprint:
+                raise WarehouseError(
+                    f"{file} was extracted with another encoder, hook or SAE than now asked for. "
+                    f"Remove {self.folder} to start that extraction over."
+                )
+            found.append(record)
+        return found
+
+    def sweep(self) -> None:
+        """Remove what an interrupted write or an interrupted `clear` left."""
+        shutil.rmtree(self._discarded, ignore_errors=True)
+        if self.folder.is_dir():
+            for file in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+                file.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove every shard, after the target was finalised. All disappear at once: half of them would be a lie."""
+        self.sweep()
+        if self.folder.is_dir():
+            self.folder.replace(self._discarded)
+            shutil.rmtree(self._discarded, ignore_errors=True)
+
+    @property
+    def _discarded(self) -> Path:
+        return self.folder.with_name(f"{TEMPORARY_PREFIX}discarded-{self.folder.name}")
+
+
+def read_record(file: Path) -> ShardRecord | None:
+    """Read a shard's record; None when the file is no whole shard."""
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+        return ShardRecord.from_json(metadata[METADATA_KEY])
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def covered(records: Sequence[ShardRecord]) -> set[int]:
+    """Ids of every image that the shards say something of, read or failed."""
+    ids: set[int] = set()
+    for record in records:
+        ids.update(record.images)
+        ids.update(image for image, _ in record.failures)
+    return ids
+
+
+def _sync(file: Path) -> None:
+    """Make sure the bytes are on disk before the name is: a rename may outlive a power cut that the bytes did not."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,181 @@
+"""What an extraction is to produce: spaces and embeddings of one encoder, checked against it and the catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from glasshouse.schema.errors import ModelError, UsageError, unknown_name
+from glasshouse.warehouse.contracts import (
+    TOKEN_POLICIES,
+    Encoder,
+    HookPoint,
+    SparseAutoencoder,
+    TokenPolicy,
+)
+from glasshouse.warehouse.quoting import check_name
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True)
+class SpaceRequest:
+    """One space as the user asks for it, with its SAE loaded."""
+
+    name: str
+    hook: str
+    tokens: TokenPolicy
+    sae: SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class SpaceTarget:
+    """A space that fits its encoder.
+
+    `fingerprint` covers encoder, hook, token policy and SAE: equal fingerprints mean comparable activations.
+    """
+
+    name: str
+    point: HookPoint
+    tokens: TokenPolicy
+    sae: SparseAutoencoder
+    fingerprint: str
+    n_features: int
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the token map; None for spaces with one vector per image."""
+        return self.point.grid if self.tokens == "patches" else None
+
+
+@dataclass(frozen=True)
+class EmbeddingTarget:
+    """An image embedding; its fingerprint is the encoder's."""
+
+    name: str
+    fingerprint: str
+    width: int
+
+
+Target = SpaceTarget | EmbeddingTarget
+
+
+def resolve_space(request: SpaceRequest, encoder: Encoder) -> SpaceTarget:
+    """Check a request against the encoder.
+
+    Raises:
+        UsageError: unknown hook or token policy, or a policy that the hook cannot serve.
+        ModelError: the SAE's width does not fit the hook.
+    """
+    check_name("a space", request.name)
+    points = {point.name: point for point in encoder.hook_points()}
+    if request.hook not in points:
+        raise unknown_name("hook point", request.hook, points, f"The encoder is {encoder.spec}.")
+    point = points[request.hook]
+    _check_tokens(request, point, encoder)
+    width = request.sae.width
+    if width is not None and width != point.width:
+        raise ModelError(
+            f"The SAE {request.sae.spec} takes vectors of width {width}, but {request.hook} of {encoder.spec} gives "
+            f"{point.width}. Choose the hook and the encoder that it was trained on."
+        )
+    parts = [encoder.fingerprint, request.hook, request.tokens, request.sae.fingerprint]
+    return SpaceTarget(
+        name=request.name,
+        point=point,
+        tokens=request.tokens,
+        sae=request.sae,
+        fingerprint=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        n_features=request.sae.n_features(point.width),
+    )
+
+
+def _check_tokens(request: SpaceRequest, point: HookPoint, encoder: Encoder) -> None:
+    if request.tokens not in TOKEN_POLICIES:
+        raise unknown_name("token policy", request.tokens, TOKEN_POLICIES)
+    if request.tokens == "cls" and point.n_prefix == 0:
+        raise UsageError(f"{request.hook} of {encoder.spec} has no CLS token. Use --tokens patches, mean, max or sum.")
+    if request.tokens != "cls" and point.grid is None:
+        raise UsageError(f"{request.hook} of {encoder.spec} has no patch tokens. Use --tokens cls.")
+
+
+def resolve_embedding(name: str, encoder: Encoder) -> EmbeddingTarget:
+    """Name the encoder's image embedding."""
+    check_name("an embedding", name)
+    return EmbeddingTarget(name, encoder.fingerprint, encoder.embedding_width)
+
+
+def check_distinct(targets: Sequence[Target]) -> None:
+    """Refuse two targets of one kind and name.
+
+    Raises:
+        UsageError: a name is used twice.
+    """
+    seen = set()
+    for target in targets:
+        key = (type(target), target.name)
+        if key in seen:
+            raise UsageError(f"The name '{target.name}' is given twice. Each space needs its own.")
+        seen.add(key)
+
+
+def register(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Target) -> None:
+    """Record a target in the catalogue, in the caller's transaction; nothing happens when it is there already.
+
+    Raises:
+        UsageError: the name belongs to another fingerprint.
+    """
+    table = "spaces" if isinstance(target, SpaceTarget) else "embeddings"
+    query = {
+        "spaces": "SELECT fingerprint, encoder_spec, hook, tokens, sae_spec FROM spaces WHERE name = $name",
+        "embeddings": "SELECT fingerprint, encoder_spec FROM embeddings WHERE name = $name",
+    }[table]
+    known = connection.execute(query, {"name": target.name}).fetchone()
+    if known is None:
+        _insert(connection, encoder, target)
+    elif known[0] != target.fingerprint:
+        origin = ", ".join(str(part) for part in known[1:] if part)
+        kind = table.removesuffix("s")
+        raise UsageError(
+            f"The {kind} '{target.name}' exists and was made from other weights or settings ({origin}). "
+            f"Choose another name, or remove it first with `glasshouse drop {kind} {target.name}`."
+        )
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Target) -> None:
+    common = {
+        "name": target.name,
+        "fingerprint": target.fingerprint,
+        "encoder_spec": encoder.spec,
+        "encoder_fingerprint": encoder.fingerprint,
+    }
+    if isinstance(target, EmbeddingTarget):
+        connection.execute(
+            "INSERT INTO embeddings BY NAME SELECT $name AS name, $fingerprint AS fingerprint, "
+            "$encoder_spec AS encoder_spec, $encoder_fingerprint AS encoder_fingerprint, $width AS width, "
+            "'extracting' AS state, 0 AS n_images, now() AT TIME ZONE 'UTC' AS created_at",
+            {**common, "width": target.width},
+        )
+        return
+    rows, columns = target.grid or (None, None)
+    connection.execute(
+        "INSERT INTO spaces BY NAME SELECT $name AS name, $fingerprint AS fingerprint, "
+        "$encoder_spec AS encoder_spec, $encoder_fingerprint AS encoder_fingerprint, $hook AS hook, "
+        "$tokens AS tokens, $sae_spec AS sae_spec, $sae_fingerprint AS sae_fingerprint, "
+        "$n_features AS n_features, $grid_rows AS grid_rows, $grid_columns AS grid_columns, "
+        "'extracting' AS state, 0 AS n_images, 0 AS n_activations, now() AT TIME ZONE 'UTC' AS created_at",
+        {
+            **common,
+            "hook": target.point.name,
+            "tokens": target.tokens,
+            "sae_spec": target.sae.spec,
+            "sae_fingerprint": target.sae.fingerprint,
+            "n_features": target.n_features,
+            "grid_rows": rows,
+            "grid_columns": columns,
+        },
+    )

@@ -1,0 +1,147 @@
+"""The SQL surface: read-only connections with every space attached, and the same views for other DuckDB clients.
+
+A reading connection is opened on the catalogue for as long as one query takes. Space files are immutable, so they are
+attached read-only; views over all of them carry the space's name in a column.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+
+from glasshouse.schema.errors import WarehouseError
+from glasshouse.warehouse.catalogue import Catalogue, first_line
+from glasshouse.warehouse.layout import Layout
+from glasshouse.warehouse.quoting import identifier, literal
+
+CATALOGUE_TABLES = (
+    "images",
+    "image_paths",
+    "failures",
+    "rejected_rows",
+    "intakes",
+    "ratings",
+    "captions",
+    "image_labels",
+    "annotations",
+    "spaces",
+    "embeddings",
+)
+
+# View over all spaces: its columns, and the table of the space file that it reads.
+SPACE_VIEWS = {
+    "activations": ("image_id INTEGER, feature_id INTEGER, value FLOAT, token USMALLINT", "activations"),
+    "token_activations": (
+        "image_id INTEGER, token USMALLINT, feature_id INTEGER, value FLOAT",
+        "token_activations",
+    ),
+    "image_top_features": (
+        "image_id INTEGER, rank TINYINT, feature_id INTEGER, value FLOAT",
+        "image_top_features",
+    ),
+    "features": (
+        "feature_id INTEGER, n_active INTEGER, frequency DOUBLE, mean_active DOUBLE, std_active DOUBLE, "
+        "max_value FLOAT, sum_value DOUBLE, sum_squares DOUBLE, n_tokens BIGINT",
+        "feature_stats",
+    ),
+}
+
+Prepare = Callable[[duckdb.DuckDBPyConnection], None]
+
+
+class ReadySpace(NamedTuple):
+    """A finalised space and its file."""
+
+    name: str
+    file: Path
+
+
+def finalised_spaces(connection: duckdb.DuckDBPyConnection, layout: Layout) -> list[ReadySpace]:
+    """List the finalised spaces of the catalogue, in the order of their names; a file may be missing."""
+    rows = connection.execute("SELECT name FROM spaces WHERE state = 'ready' ORDER BY name").fetchall()
+    return [ReadySpace(str(name), layout.space_file(str(name))) for (name,) in rows]
+
+
+def _require_files(spaces: Sequence[ReadySpace], layout: Layout) -> None:
+    for space in spaces:
+        if not space.file.is_file():
+            raise WarehouseError(
+                f"The file {space.file} of the space '{space.name}' is missing. Put it back, or run "
+                f"`glasshouse check --repair -w {layout.root}` to have it extracted again."
+            )
+
+
+@contextmanager
+def reading(layout: Layout, prepare: Prepare = lambda connection: None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Give a read-only connection with every view, closed at the end of the block.
+
+    Args:
+        layout: of the warehouse.
+        prepare: called with the connection once the views are there, to add functions and macros.
+    """
+    with Catalogue(layout.root).reading() as connection:
+        spaces = finalised_spaces(connection, layout)
+        _require_files(spaces, layout)
+        for statement in view_statements(spaces, "TEMP VIEW"):
+            connection.execute(statement)
+        prepare(connection)
+        yield connection
+
+
+def view_statements(spaces: Sequence[ReadySpace], kind: str) -> Iterator[str]:
+    """Yield the statements that attach the spaces and define the views over them."""
+    for space in spaces:
+        yield f"ATTACH IF NOT EXISTS {literal(space.file)} AS {_alias(space)} (READ_ONLY)"
+    for view, (columns, table) in SPACE_VIEWS.items():
+        names = ", ".join(column.split()[0] for column in columns.split(", "))
+        selects = [f"SELECT {literal(space.name)} AS space, {names} FROM {_alias(space)}.{table}" for space in spaces]
+        yield f"CREATE OR REPLACE {kind} {view} AS {' UNION ALL '.join(selects) or _empty(columns)}"
+
+
+def _alias(space: ReadySpace) -> str:
+    return identifier(f"space {space.name}")
+
+
+def _empty(columns: str) -> str:
+    """Return a SELECT without rows but with the columns, for a warehouse without spaces."""
+    typed = ", ".join("NULL::{1} AS {0}".format(*column.split()) for column in columns.split(", "))
+    return f"SELECT ''::VARCHAR AS space, {typed} WHERE false"
+
+
+def write_attach_sql(layout: Layout) -> Path:
+    """Write the script that opens the same views in any DuckDB client: `duckdb -init art.glasshouse/attach.sql`.
+
+    Paths in it are absolute; opening or checking the warehouse after it was moved writes it anew.
+    """
+    with Catalogue(layout.root).reading() as connection:
+        spaces = [space for space in finalised_spaces(connection, layout) if space.file.is_file()]
+    statements = [f"ATTACH IF NOT EXISTS {literal(layout.catalogue.resolve())} AS catalog (READ_ONLY)"]
+    statements += [f"CREATE OR REPLACE VIEW {table} AS FROM catalog.{table}" for table in CATALOGUE_TABLES]
+    statements += view_statements([ReadySpace(s.name, s.file.resolve()) for s in spaces], "VIEW")
+    text = (
+        "-- The views of this warehouse for any DuckDB client, read-only. Written by glasshouse; do not edit.\n"
+        "-- While a client has this open, glasshouse cannot write to the catalogue: close it when you are done.\n"
+        + "".join(f"{statement};\n" for statement in statements)
+    )
+    if not layout.attach_sql.is_file() or layout.attach_sql.read_text(encoding="utf-8") != text:
+        temporary = layout.attach_sql.with_name(f".attach.sql.tmp-{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(layout.attach_sql)
+    return layout.attach_sql
+
+
+def explain(error: duckdb.Error) -> str:
+    """Turn DuckDB's message about a user's query into one line that says what to do."""
+    text = str(error).strip()
+    if "read-only" in text.lower():
+        return (
+            f"{first_line(error)} Queries only read; change the warehouse with `glasshouse add`, `extract` or `import`."
+        )
+    # The first paragraph says what is wrong and what was perhaps meant; the rest draws a caret under the query.
+    words = " ".join(line.strip() for line in text.split("\n\n")[0].splitlines())
+    return words
