@@ -36,13 +36,16 @@ DINOV2: Final[dict[str, Any]] = {
     "num_attention_heads": 3, "mlp_ratio": 4,
 }  # fmt: skip
 
-NAMES: Final = ("clip", "dinov2", "sae-cls", "sae-patches")
 _WEIGHTS: Final = {
     "clip": "open_clip_model.safetensors",
     "dinov2": "model.safetensors",
     "sae-cls": "sae.safetensors",
     "sae-patches": "sae.safetensors",
+    "control-sae-cls": "sae.safetensors",
+    "control-sae-patches": "sae.safetensors",
 }
+NAMES: Final = tuple(_WEIGHTS)
+"""The two controls are dictionaries trained in the same way on a CLIP that was not trained."""
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
 
@@ -52,7 +55,7 @@ def data_root() -> Path:
 
 
 def data_folder(name: str) -> Path:
-    """The folder of one shipped model: `clip`, `dinov2`, `sae-cls` or `sae-patches`.
+    """The folder of one shipped model: `clip`, `dinov2`, `sae-cls`, `sae-patches` or a control of the latter two.
 
     Raises:
         ModelError: there is no model of this name.

@@ -6,7 +6,7 @@ so a larger world extends a smaller one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
@@ -17,6 +17,7 @@ from glasshouse.plugins.starter.world.shapes import shape_alpha
 from glasshouse.plugins.starter.world.textures import background_paint, object_paint, texture_mask
 from glasshouse.plugins.starter.world.vocabulary import (
     BIT,
+    IMAGE_SIZE,
     OBJECT_ATTRIBUTES,
     SCENE_ATTRIBUTES,
     STRIPE_KINDS,
@@ -184,6 +185,7 @@ def render_scene(
     if with_whole:
         kind = _pick(rng, tuple(WHOLES))
         whole = paint_whole(canvas_hwc, kind, places[-1].position, places[-1].centre, rng)
+    objects = _without_hidden_pixels(objects, whole)
     watermark_hw = _watermark(canvas_hwc, rng, _watermark_chance(easy, shape))
     noise = rng.integers(-PIXEL_NOISE, PIXEL_NOISE + 1, size=canvas_hwc.shape, dtype=np.int8)
     image_hwc = np.clip(np.rint(canvas_hwc) + noise, 0, 255).astype(np.uint8)
@@ -194,6 +196,16 @@ def render_scene(
         seed, int(stream), index, image_hwc, objects, whole,
         background_colour, background_pattern, watermark_hw, facts,
     )  # fmt: skip
+
+
+def _without_hidden_pixels(objects: tuple[SceneObject, ...], whole: Whole | None) -> tuple[SceneObject, ...]:
+    """Take from each mask the few pixels (corners) that something painted later has covered."""
+    visible: list[SceneObject] = []
+    taken_hw = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=bool) if whole is None else whole.mask_hw
+    for thing in reversed(objects):
+        visible.append(replace(thing, mask_hw=thing.mask_hw & ~taken_hw))
+        taken_hw = taken_hw | thing.mask_hw
+    return tuple(reversed(visible))
 
 
 def _watermark_chance(easy: bool, confounded_shape: str | None) -> float:

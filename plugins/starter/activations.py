@@ -1,0 +1,66 @@
+"""Runs the starter's encoders over images and returns embeddings and inner activations as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from glasshouse.plugins.starter.models import Tokenizer, pixels
+
+_BATCH: Final = 250
+Images = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ClipActivations:
+    """What the CLIP makes of n images.
+
+    embedding_nd: unit embeddings [n, 128]. cls_nd: CLS token of the last block's output, before the final norm,
+    [n, 128]. patches_ntd: patch tokens of the last block's input, [n, 64, 128].
+    """
+
+    embedding_nd: torch.Tensor
+    cls_nd: torch.Tensor
+    patches_ntd: torch.Tensor
+
+
+@torch.no_grad()
+def clip_activations(model: Any, images_nhwc: Images) -> ClipActivations:
+    """Run open_clip's image tower and read `blocks.3.resid_post` (CLS) and `blocks.2.resid_post` (patches)."""
+    rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    caught: dict[int, torch.Tensor] = {}
+
+    def catch(number: int) -> Any:
+        return lambda _module, _inputs, output: caught.__setitem__(number, output)
+
+    blocks = model.visual.transformer.resblocks
+    handles = [blocks[number].register_forward_hook(catch(number)) for number in (2, 3)]
+    try:
+        for start in range(0, len(images_nhwc), _BATCH):
+            embedding_bd = model.encode_image(pixels(images_nhwc[start : start + _BATCH]), normalize=True)
+            rows.append((embedding_bd, caught[3][:, 0].clone(), caught[2][:, 1:].clone()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ClipActivations(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+@torch.no_grad()
+def text_embeddings(model: Any, tokenize: Tokenizer, texts: list[str]) -> torch.Tensor:
+    """Unit text embeddings [n_texts, 128]."""
+    embedding_nd: torch.Tensor = model.encode_text(tokenize(texts), normalize=True)
+    return embedding_nd
+
+
+@torch.no_grad()
+def dinov2_embeddings(model: Any, images_nhwc: Images) -> torch.Tensor:
+    """Pooled CLS embeddings of the Dinov2Model [n, 96], centred on these images, of unit length."""
+    starts = range(0, len(images_nhwc), _BATCH)
+    batches = (pixels(images_nhwc[start : start + _BATCH]) for start in starts)
+    embedding_nd = torch.cat([model(pixel_values=batch).pooler_output for batch in batches])
+    return F.normalize(embedding_nd - embedding_nd.mean(0), dim=1)

@@ -1,0 +1,98 @@
+"""Writes the model card: what the models are, how they were made, and the held-out figures beside their controls."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from glasshouse.plugins.starter.evaluate import TARGETS, Figures
+from glasshouse.plugins.starter.training.precision import has_fast_bfloat16
+
+_TITLES: Final[dict[str, tuple[str, str, str]]] = {
+    "zero-shot": (
+        "CLIP, zero-shot",
+        "Share of images for which the attribute's best-matching prompt is true; the watermark, wholes, parts and"
+        " kinds of stripes are AUCs of one prompt. `crops` are cut around an object and scaled up; `one object`"
+        " leaves out the scenes with two objects, which have two right answers.",
+        "zero-shot",
+    ),
+    "neighbours": (
+        "Dinov2Model, nearest neighbours",
+        "Accuracy of a vote of the 10 nearest other images by cosine of the centred embedding.",
+        "neighbours",
+    ),
+    "sae-cls": (
+        "SAE on CLS tokens",
+        "Of the 36 values: how many have a feature whose 20 strongest images show the value (purity over chance"
+        " ≥ .9), and how many a feature that separates them (AUC > .95).",
+        "features",
+    ),
+    "sae-patches": ("SAE on patch tokens", "The same, a feature's value being its maximum over the patches.", "features"),
+}  # fmt: skip
+
+_HEAD: Final = """# Model card of the starter
+
+Four small models for the rendered starter world, trained together from one seed by
+`python -m glasshouse.plugins.starter.train`. They are a default that makes the whole pipeline run offline with
+results that can be checked against the truth. They know this world and nothing else.
+
+- **clip/**: attribute-supervised CLIP. A vision transformer (64 pixels, patches of 8, width 128, 4 blocks) and a text
+  transformer (width 64, 2 blocks), embedding 128, 1.0 million parameters, read by open_clip from a `local-dir:`.
+  Trained on captions whose truth on every image is known; auxiliary losses from the ground truth (attributes of
+  the image, class and outline of the object on each patch) fade out during training. So it is not evidence of
+  what contrastive training alone would learn.
+- **dinov2/**: a Dinov2Model (width 96, 4 layers, 0.47 million parameters) that transformers reads. Independently
+  trained (other images, another initialisation, no text) and label-supervised: the truth says which images are alike.
+- **sae-cls/**, **sae-patches/**: Matryoshka BatchTopK sparse autoencoders, 512 features each, prefixes 32, 64, 128,
+  256 and 512; on the CLS token after the last block, and on the patch tokens that enter it.
+- **control-sae-cls/**, **control-sae-patches/**: the same dictionaries trained on a CLIP with untrained weights.
+
+The held-out scenes are drawn like those of `write_world`, from a random stream that no training touches. The untrained
+control has the same architecture with initial weights.
+"""
+
+
+def _table(figures: dict[str, Figures], targets: Figures) -> list[str]:
+    lines = ["| figure | trained | untrained control | target | met |", "|---|---|---|---|---|"]
+    for name, value in figures["trained"].items():
+        target = targets.get(name)
+        goal = "" if target is None else f"{target:g}"
+        met = "" if target is None else "yes" if value >= target else "**no**"
+        lines.append(f"| {name} | {value:.4g} | {figures['control'][name]:.4g} | {goal} | {met} |")
+    return lines
+
+
+def write_card(folder: Path, figures: Any, records: dict[str, Any], n_images: int) -> None:
+    """Write `MODEL_CARD.md` and `figures.json` into a run's folder.
+
+    Args:
+        folder: the run's folder.
+        figures: what `evaluate_folder` returns.
+        records: the finished stages of the run.
+        n_images: number of held-out images.
+    """
+    lines = [_HEAD, f"## Held-out figures ({n_images} images)", ""]
+    for name, (title, explanation, targets) in _TITLES.items():
+        lines += [f"### {title}", "", explanation, "", *_table(figures[name], TARGETS[targets]), ""]
+    lines += ["## Self-test of the dictionaries", "", "| dictionary | explained variance | L0 | cosine |"]
+    lines += ["|---|---|---|---|"]
+    for name, test in figures["self-tests"].items():
+        lines.append(f"| {name} | {test['explained_variance']:.3f} | {test['l0']:.2f} | {test['cosine']:.3f} |")
+    lines += ["", "Explained variance is no sign of quality: the controls reconstruct better and mean nothing.", ""]
+    lines += ["## Training", "", "| stage | settings | seconds |", "|---|---|---|"]
+    for name, record in records.items():
+        settings = ", ".join(f"{key} {value}" for key, value in record["settings"].items() if key != "encoder")
+        lines.append(f"| {name} | {settings} | {record['seconds']:g} |")
+    precision = "bfloat16" if has_fast_bfloat16() else "float32"
+    lines += [
+        "",
+        f"Matrix products in {precision} (chosen by the processor), torch {torch.__version__.split('+')[0]},"
+        f" {torch.get_num_threads()} threads, {platform.machine()}. Seconds are wall time on a machine that may have"
+        " had other work.",
+    ]
+    (folder / "MODEL_CARD.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
