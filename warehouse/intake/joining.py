@@ -97,7 +97,9 @@ class Joiner:
         self._paths_of: dict[int, list[str]] = defaultdict(list)
         for path, target in self._by_path.items():
             self._paths_of[target].append(path)
-        self._folders = [restored(source, root) for source in dict.fromkeys(sources)]
+        above = _ancestors(self._by_path)
+        folders = [restored(source, root) for source in dict.fromkeys(sources)]
+        self._folders = [folder for folder in folders if folder in above]
         self._indexes: list[_NameIndex] | None = None
         self._numbers: dict[int, set[int]] = defaultdict(set)
         self._answers: dict[tuple[str, str], int | Unjoined] = {}
@@ -155,15 +157,11 @@ class Joiner:
         """Index by name and stem at the first key that is no path: most tables never need it."""
         if self._indexes is None:
             whole = [(_parts(path), target) for path, target in self._by_path.items()]
-            stems = [
-                ((*parts[:-1], PurePosixPath(parts[-1].strip()).stem), target) for parts, target in whole
-            ]
+            stems = [((*parts[:-1], PurePosixPath(parts[-1].strip()).stem), target) for parts, target in whole]
             for parts, target in stems:
                 if parts[-1].isascii() and parts[-1].isdigit():
                     self._numbers[int(parts[-1])].add(target)
-            self._indexes = [
-                _NameIndex(entries, fold) for entries in (whole, stems) for fold in (_as_it_is, _folded)
-            ]
+            self._indexes = [_NameIndex(entries, fold) for entries in (whole, stems) for fold in (_as_it_is, _folded)]
         return self._indexes
 
     def _answer(self, found: set[int] | Unjoined, key: str) -> int | Unjoined:
@@ -182,7 +180,8 @@ class Joiner:
         paths = sorted(self._paths_of[target][0] for target in found)
         ends = [_shortest_end(path, paths) for path in paths[:3]]
         more = ", …" if len(paths) > 3 else ""
-        return f"{len(paths)} pictures fit '{key.strip()}' ({', '.join(ends)}{more}); write a longer path, e.g. '{ends[0]}'"
+        listing = f"{len(paths)} pictures fit '{key.strip()}' ({', '.join(ends)}{more})"
+        return f"{listing}; write a longer path, e.g. '{ends[0]}'"
 
 
 def _forms(key: str) -> list[str]:
@@ -193,9 +192,7 @@ def _forms(key: str) -> list[str]:
     if is_url(trimmed):
         return list(dict.fromkeys([key, trimmed, absolute(trimmed)]))
     slashed = trimmed.replace("\\", "/")
-    return [
-        form for form in dict.fromkeys([key, trimmed, slashed, posixpath.normpath(slashed)]) if form != "."
-    ]
+    return [form for form in dict.fromkeys([key, trimmed, slashed, posixpath.normpath(slashed)]) if form != "."]
 
 
 def _parts(path: str) -> Parts:
@@ -211,6 +208,17 @@ def _without_ending(parts: Parts) -> Parts:
     """Leave out the ending of a file name where it is one of a picture; `v1.2` is no `v1` with an ending."""
     name = parts[-1].strip()
     return (*parts[:-1], PurePosixPath(name).stem if looks_like_image(name) else name)
+
+
+def _ancestors(paths: Iterable[str]) -> set[str]:
+    """Return every folder that one of the paths lies in or below."""
+    found: set[str] = set()
+    for path in paths:
+        folder = posixpath.dirname(path)
+        while folder not in found:
+            found.add(folder)
+            folder = posixpath.dirname(folder)
+    return found
 
 
 def _shared_end(left: Parts, right: Parts) -> int:

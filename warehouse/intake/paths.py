@@ -13,9 +13,39 @@ from urllib.parse import unquote, urlsplit
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
-IMAGE_EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".ico", ".tga", ".heic", ".heif", ".hdr", ".exr", ".qoi", ".psd", ".pcx", ".sgi"]
-)
+_IMAGES = """
+    .jpg
+    .jpeg
+    .jpe
+    .jfif
+    .png
+    .apng
+    .gif
+    .webp
+    .bmp
+    .dib
+    .tif
+    .tiff
+    .ppm
+    .pgm
+    .pbm
+    .pnm
+    .jp2
+    .j2k
+    .avif
+    .ico
+    .tga
+    .heic
+    .heif
+    .hdr
+    .exr
+    .qoi
+    .psd
+    .pcx
+    .sgi
+"""
+
+IMAGE_EXTENSIONS = frozenset(_IMAGES.split())
 """File name endings that speak of a picture. What a file really is, only its bytes tell."""
 
 
@@ -95,9 +125,7 @@ def likely_roots(folder: str, hint: str = "") -> list[str]:
 
 def _folders(folder: Path, limit: int = 100) -> list[Path]:
     try:
-        found = sorted(
-            entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir()
-        )
+        found = sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir())
     except OSError:
         return []
     return found[:limit]

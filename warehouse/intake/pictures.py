@@ -157,9 +157,7 @@ def read_slice(container: Path, byte_offset: int, byte_count: int) -> bytes:
 
 def _unreadable(error: OSError | ValueError, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
-        return (
-            f"it is a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
-        )
+        return f"it is a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
@@ -172,9 +170,7 @@ def _quiet_pillow() -> None:
     """
     ours = ("ignore", None, Image.DecompressionBombWarning, None, 0)
     if ours not in warnings.filters:
-        warnings.filterwarnings(
-            "ignore", category=UserWarning, module=r"(PIL\.|glasshouse\.warehouse\.intake)"
-        )
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(PIL\.|glasshouse\.warehouse\.intake)")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 

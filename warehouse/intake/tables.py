@@ -87,9 +87,7 @@ def decode_text(data: bytes, name: str = "the file") -> str:
         if data.startswith(mark):
             return data.decode(encoding, errors="replace")
     if b"\0" in data[:4096]:
-        raise SourceError(
-            f"{name} is no text: it holds null bytes. Save the table as CSV (UTF-8) or Parquet."
-        )
+        raise SourceError(f"{name} is no text: it holds null bytes. Save the table as CSV (UTF-8) or Parquet.")
     for encoding in ("utf-8", "cp1252"):
         try:
             return data.decode(encoding)
@@ -203,12 +201,8 @@ def _read_parquet(name: str, data: bytes) -> Table:
     try:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(
-            f"{name} is not a Parquet file that can be read: {str(error).splitlines()[0]}"
-        ) from error
-    kept = [
-        field.name for field in table.schema if not (pa.types.is_nested(field.type) or _is_bytes(field.type))
-    ]
+        raise SourceError(f"{name} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from error
+    kept = [field.name for field in table.schema if not (pa.types.is_nested(field.type) or _is_bytes(field.type))]
     columns = [[_cell(value) for value in table[column].to_pylist()] for column in kept]
     cells = zip(*columns, strict=True) if columns else iter(())
     return Table(_column_names(kept), [(number, list(row)) for number, row in enumerate(cells, start=1)])
@@ -217,9 +211,7 @@ def _read_parquet(name: str, data: bytes) -> Table:
 def _is_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    )
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _cell(value: object) -> str:
