@@ -33,16 +33,17 @@ def ensure_torchvision_operators() -> None:
     if _compiled_half_loads(Path(spec.submodule_search_locations[0])):
         return
     # The library object must stay alive: its declarations vanish with it.
-    _LIBRARY = torch.library.Library("torchvision", "DEF")
+    _LIBRARY = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        _LIBRARY.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        signature = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        _LIBRARY.define(signature)  # type: ignore[no-untyped-call]
 
 
 def _compiled_half_loads(package: Path) -> bool:
     """Load torchvision's compiled operators the way torchvision itself does; False when that fails."""
     for library in (*package.glob("_C*.so"), *package.glob("_C*.pyd")):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError:
             continue
         return True

@@ -31,7 +31,7 @@ _TITLES: Final[dict[str, tuple[str, str, str]]] = {
         " ≥ .9), and how many a feature that separates them (AUC > .95).",
         "features",
     ),
-    "sae-patches": ("SAE on patch tokens", "The same, a feature's value being its maximum over the patches.", "features"),
+    "sae-patches": ("SAE on patch tokens", "The same, with a feature's maximum over the patches.", "features"),
 }  # fmt: skip
 
 _HEAD: Final = """# Model card of the starter

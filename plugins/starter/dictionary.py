@@ -54,9 +54,9 @@ class Dictionary:
     def load(cls, folder: Path) -> Dictionary:
         """Read `sae.safetensors` from a folder."""
         with safe_open(folder / "sae.safetensors", framework="pt") as file:
-            tensors = [file.get_tensor(name).float() for name in _TENSORS]
+            w_enc_df, b_enc_f, w_dec_fd, b_dec_d, threshold = (file.get_tensor(name).float() for name in _TENSORS)
             description = json.loads(file.metadata()[METADATA_KEY])
-        return cls(*tensors, description)
+        return cls(w_enc_df, b_enc_f, w_dec_fd, b_dec_d, threshold, description)
 
 
 def reconstruction(dictionary: Dictionary, acts_nd: torch.Tensor) -> dict[str, float]:

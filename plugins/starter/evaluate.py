@@ -121,9 +121,7 @@ def zero_shot_figures(
         if attribute in ("shape", "texture"):
             figures[f"one object: {attribute}"] = choice_accuracy(scores_nv[alone_n], true_nv[alone_n])
             crop_scores_nv = _scores(crops_nd, model, tokenize, values)
-            figures[f"crops: {attribute}"] = choice_accuracy(
-                crop_scores_nv, value_table(pictures.crop_facts_n, values)
-            )
+            figures[f"crops: {attribute}"] = choice_accuracy(crop_scores_nv, value_table(pictures.crop_facts_n, values))
     marks = ("watermark", *WHOLES, *PARTS, *STRIPE_KINDS)
     scores_nv, true_nv = _scores(images_nd, model, tokenize, marks), value_table(pictures.facts_n, marks)
     for column, value in enumerate(marks):
@@ -153,8 +151,6 @@ def dictionary_figures(dictionary: Dictionary, acts: ClipActivations, pictures: 
 def shortfalls(figures: Figures, targets: Figures) -> dict[str, tuple[float, float]]:
     """(figure, target) of every target that is not met."""
     return {name: (figures[name], target) for name, target in targets.items() if figures[name] < target}
-
-
 
 
 def evaluate_folder(root: Path, seed: int = 0, n_images: int = N_IMAGES) -> dict[str, dict[str, Figures]]:

@@ -105,7 +105,7 @@ def test_prompt_of_a_value_is_true_where_the_value_is(value: str, scenes: list[S
 
 
 def test_two_alike_need_two_objects() -> None:
-    scene = next(s for s in map(lambda i: render_scene(0, i), range(100)) if len(s.objects) == 1)
+    scene = next(s for s in (render_scene(0, i) for i in range(100)) if len(s.objects) == 1)
     shape = scene.objects[0].facts
     assert truth(Caption("", (shape,)), scene) is True
     assert truth(Caption("", (shape, shape)), scene) is False

@@ -69,7 +69,6 @@ def test_known_scene_stays_what_it_is() -> None:
     assert int(scene.image_hwc.sum()) == 1956162  # a change of any pixel anywhere is a change of the shipped world
 
 
-
 def test_shares_are_as_documented() -> None:
     scenes = [render_scene(11, index) for index in range(1500)]
     n = len(scenes)
@@ -156,7 +155,9 @@ def test_stripe_kinds_agree_with_the_width_of_stripes(scenes: list[Scene]) -> No
             dark = tone < 0.7 * tone[untouched(scene, thing)].max()
             inner = eroded(thing.mask_hw)
             flips = [
-                (np.diff(dark.astype(int), axis=a) != 0) & np.take(inner, range(63), a) & np.take(inner, range(1, 64), a)
+                (np.diff(dark.astype(int), axis=a) != 0)
+                & np.take(inner, range(63), a)
+                & np.take(inner, range(1, 64), a)
                 for a in (0, 1)
             ]
             changes[thing.stripes].append(max(f.sum() for f in flips) / inner.sum())

@@ -32,13 +32,12 @@ from glasshouse.plugins.starter.training.losses import (
     grid_positions,
     patch_masks,
 )
-from glasshouse.plugins.starter.training.muon import Muon, split_parameters
+from glasshouse.plugins.starter.training.optimizers import Optimizers
 from glasshouse.plugins.starter.training.precision import fast_matrices
 from glasshouse.plugins.starter.training.schedule import (
     Batches,
     kept_patches,
     n_kept_patches,
-    set_learning_rate,
 )
 from glasshouse.plugins.starter.training.tokens import token_table
 from glasshouse.plugins.starter.world.truth import pack_captions, truth_matrix
@@ -47,8 +46,6 @@ N_PICTURES: Final = 40_000
 N_CAPTIONS: Final = 5
 BATCH: Final = 192
 STEPS: Final = 2_000
-MUON_LR: Final = 0.02
-ADAMW_LR: Final = 1e-3
 IMAGE_LOSS_WEIGHT: Final = 6.0
 LARGEST_SCALE: Final = math.log(100.0)
 Report = Callable[[int, dict[str, float]], None]
@@ -113,7 +110,8 @@ def _encode_short(model: Any, text_bl: torch.Tensor) -> torch.Tensor:
     length = text_bl.shape[1]
     x_bld = model.token_embedding(text_bl) + model.positional_embedding[:length]
     x_bld = model.ln_final(model.transformer(x_bld, attn_mask=model.attn_mask[:length, :length]))
-    return x_bld[torch.arange(len(text_bl)), text_bl.argmax(-1)] @ model.text_projection
+    embedding_bd: torch.Tensor = x_bld[torch.arange(len(text_bl)), text_bl.argmax(-1)] @ model.text_projection
+    return embedding_bd
 
 
 def train_clip(
@@ -131,24 +129,15 @@ def train_clip(
     tokens_nkl = token_table([[c.text for c in cs] for cs in pictures.captions], clip_tokenizer(folder))
     required_nk3 = np.stack([pack_captions(captions) for captions in pictures.captions])
     blocks = [*model.visual.transformer.resblocks, *model.transformer.resblocks]
-    matrices, others = split_parameters(blocks, model)
-    optimizers: list[torch.optim.Optimizer] = [
-        Muon(matrices, lr=MUON_LR),
-        torch.optim.AdamW([*others, *heads.parameters()], lr=ADAMW_LR, weight_decay=0.01, betas=(0.9, 0.98)),
-    ]
+    optimizers = Optimizers(blocks, model, heads)
     batches = Batches(pictures, BATCH, rng)
     for step in range(steps):
         progress = step / steps
-        set_learning_rate(optimizers, progress)
         now = _Step(batches.draw(progress), progress, rng)
         losses = _losses(model, heads, pictures, tokens_nkl, required_nk3, now)
         fading = 1.0 - progress
         total = losses["caption"] + fading * (IMAGE_LOSS_WEIGHT * losses["image"] + losses["token"])
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizers.step(total, progress)
         with torch.no_grad():
             model.logit_scale.clamp_(max=LARGEST_SCALE)
         if report is not None:

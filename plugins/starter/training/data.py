@@ -74,7 +74,8 @@ def crop_box(mask_hw: BoolArray, rng: np.random.Generator) -> Box:
 def _zoom(mask_hw: BoolArray, box: Box) -> BoolArray:
     left, top, side = box
     index = ((np.arange(IMAGE_SIZE) + 0.5) * side / IMAGE_SIZE).astype(int)
-    return mask_hw[np.ix_(top + index, left + index)]
+    zoomed_hw: BoolArray = mask_hw[np.ix_(top + index, left + index)]
+    return zoomed_hw
 
 
 def _visible(mask_hw: BoolArray, box: Box) -> float:
@@ -110,7 +111,9 @@ def crop_facts(scene: Scene, box: Box) -> Facts:
 
 
 def _coverage(mask_hw: BoolArray) -> npt.NDArray[np.float64]:
-    return mask_hw.reshape(GRID, PATCH, GRID, PATCH).mean(axis=(1, 3)).ravel()
+    """Share of each of the 64 patches that a mask covers."""
+    covered_t: npt.NDArray[np.float64] = mask_hw.reshape(GRID, PATCH, GRID, PATCH).mean(axis=(1, 3)).ravel()
+    return covered_t
 
 
 def _patch_facts(scene: Scene, see: Callable[[BoolArray], BoolArray]) -> npt.NDArray[np.uint64]:

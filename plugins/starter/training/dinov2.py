@@ -26,13 +26,12 @@ from glasshouse.plugins.starter.training.losses import (
     patch_masks,
     unpack_bits,
 )
-from glasshouse.plugins.starter.training.muon import Muon, split_parameters
+from glasshouse.plugins.starter.training.optimizers import Optimizers
 from glasshouse.plugins.starter.training.precision import fast_matrices
 from glasshouse.plugins.starter.training.schedule import (
     Batches,
     kept_patches,
     n_kept_patches,
-    set_learning_rate,
 )
 from glasshouse.plugins.starter.world.vocabulary import CORE_ATTRIBUTES
 
@@ -89,15 +88,10 @@ def train_dinov2(pictures: PictureSet, seed: int, steps: int = STEPS, report: Re
     heads = AuxiliaryHeads(width, width)
     with torch.no_grad():
         model.embeddings.position_embeddings.copy_(grid_positions(width)[None])
-    matrices, others = split_parameters(model.encoder.layer, model)
-    optimizers: list[torch.optim.Optimizer] = [
-        Muon(matrices, lr=0.02),
-        torch.optim.AdamW([*others, *heads.parameters()], lr=1e-3, weight_decay=0.01, betas=(0.9, 0.98)),
-    ]
+    optimizers = Optimizers(model.encoder.layer, model, heads)
     batches = Batches(pictures, BATCH, rng)
     for step in range(steps):
         progress = step / steps
-        set_learning_rate(optimizers, progress)
         chosen = batches.draw(progress)
         facts_bt = pictures.patch_facts_nt[chosen]
         kept_bk = kept_patches(facts_bt, n_kept_patches(progress), rng)
@@ -113,11 +107,7 @@ def train_dinov2(pictures: PictureSet, seed: int, steps: int = STEPS, report: Re
             "token": heads.token_loss(tokens_btd, targets),
         }
         total = ALIGNMENT_WEIGHT * losses["alignment"] + (1 - progress) * (6.0 * losses["image"] + losses["token"])
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizers.step(total, progress)
         if report is not None:
             report(step + 1, {name: loss.item() for name, loss in losses.items()})
     return model.eval()

@@ -19,9 +19,7 @@ from glasshouse.plugins.starter.training.data import GRID, PATCH
 from glasshouse.plugins.starter.world.truth import FALSE, TRUE
 from glasshouse.plugins.starter.world.vocabulary import ALL_VALUES, BIT, OBJECT_ATTRIBUTES, PARTS, WHOLES
 
-_CLASSES: Final[dict[str, tuple[str, ...]]] = {
-    name: OBJECT_ATTRIBUTES[name] for name in ("shape", "texture", "colour")
-}
+_CLASSES: Final[dict[str, tuple[str, ...]]] = {name: OBJECT_ATTRIBUTES[name] for name in ("shape", "texture", "colour")}
 _CLASS_WEIGHT: Final[dict[str, float]] = {"shape": 3.0, "texture": 1.5, "colour": 1.0}
 _MARKS: Final[tuple[str, ...]] = (*WHOLES, *PARTS, "watermark", "thin", "thick")
 _MASK_WEIGHT: Final = 2.0
@@ -79,9 +77,7 @@ class AuxiliaryHeads(nn.Module):
     def __init__(self, image_width: int, token_width: int) -> None:
         super().__init__()
         self.attributes = nn.Linear(image_width, len(ALL_VALUES))
-        self.classes = nn.ModuleDict(
-            {name: nn.Linear(token_width, len(values)) for name, values in _CLASSES.items()}
-        )
+        self.classes = nn.ModuleDict({name: nn.Linear(token_width, len(values)) for name, values in _CLASSES.items()})
         self.marks = nn.Linear(token_width, len(_MARKS))
         self.mask = nn.Linear(token_width, PATCH * PATCH)
 

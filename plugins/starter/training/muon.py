@@ -19,7 +19,7 @@ _STEPS: Final = 5
 def orthogonalise(matrix_rc: torch.Tensor) -> torch.Tensor:
     """A matrix [rows, columns] with the singular vectors of the input and singular values near 1."""
     tall = matrix_rc.shape[0] > matrix_rc.shape[1]
-    x = matrix_rc.T if tall else matrix_rc
+    x: torch.Tensor = matrix_rc.T if tall else matrix_rc
     x = x / (x.norm() + 1e-7)
     for _ in range(_STEPS):
         gram = x @ x.T
@@ -47,10 +47,3 @@ class Muon(torch.optim.Optimizer):
                 direction = weight.grad.lerp(momentum, group["momentum"])
                 scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
                 weight.add_(orthogonalise(direction), alpha=-group["lr"] * scale)
-
-
-def split_parameters(blocks: Iterable[nn.Module], model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters for Muon (matrices inside the blocks) and for AdamW (all others), in a fixed order."""
-    inside = {id(p) for block in blocks for p in block.parameters() if p.ndim == 2}
-    parameters = list(model.parameters())
-    return [p for p in parameters if id(p) in inside], [p for p in parameters if id(p) not in inside]

@@ -100,9 +100,7 @@ def train_sae(
 
 
 @torch.no_grad()
-def _finish(
-    trainee: _Trainee, acts_nd: torch.Tensor, unit: float, k: int, generator: torch.Generator
-) -> Dictionary:
+def _finish(trainee: _Trainee, acts_nd: torch.Tensor, unit: float, k: int, generator: torch.Generator) -> Dictionary:
     """Fold the unit into the tensors and find the threshold at which k features per row are active."""
     w_enc_df, b_enc_f, w_dec_fd, b_dec_d = (p.detach() for p in trainee.parameters())
     rows = torch.randint(len(acts_nd), (16 * BATCH,), generator=generator)

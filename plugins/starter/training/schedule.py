@@ -23,14 +23,6 @@ def learning_rate(progress: float) -> float:
     return float(0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done)))
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], progress: float) -> None:
-    """Scale every group's first learning rate by `learning_rate`."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group.setdefault("first_lr", group["lr"])
-            group["lr"] = group["first_lr"] * learning_rate(progress)
-
-
 def n_kept_patches(progress: float) -> int:
     """How many of the 64 patches a training step sees: few at first, all at the end."""
     return 28 if progress < 0.45 else 44 if progress < 0.7 else GRID * GRID

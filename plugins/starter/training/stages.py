@@ -28,7 +28,7 @@ from glasshouse.plugins.starter.models import (
 from glasshouse.plugins.starter.training.clip import N_CAPTIONS, save_clip, train_clip
 from glasshouse.plugins.starter.training.data import PictureSet, make_pictures
 from glasshouse.plugins.starter.training.dinov2 import save_dinov2, train_dinov2
-from glasshouse.plugins.starter.training.sae import K, N_FEATURES, PREFIXES, train_sae
+from glasshouse.plugins.starter.training.sae import N_FEATURES, PREFIXES, K, train_sae
 from glasshouse.plugins.starter.training.tokens import write_merges
 from glasshouse.plugins.starter.world.scene import Stream, render_scene
 

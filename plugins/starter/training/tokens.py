@@ -7,6 +7,7 @@ the sea"), which is why a few common ones are kept whole.
 from __future__ import annotations
 
 import gzip
+import itertools
 from pathlib import Path
 from typing import Final
 
@@ -36,10 +37,10 @@ def _used_merges(words: list[str]) -> list[tuple[str, str]]:
     used = set()
     for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
-        while pairs := [pair for pair in zip(pieces, pieces[1:], strict=False) if pair in ranks]:
+        while pairs := [pair for pair in itertools.pairwise(pieces) if pair in ranks]:
             best = min(pairs, key=lambda pair: ranks[pair])
             used.add(best)
-            place = next(i for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair == best)
+            place = next(i for i, pair in enumerate(itertools.pairwise(pieces)) if pair == best)
             pieces[place : place + 2] = ["".join(best)]
     return sorted(used, key=lambda pair: ranks[pair])
 

@@ -178,9 +178,7 @@ def render_scene(
     background_pattern = "plain" if easy else _pick(rng, SCENE_ATTRIBUTES["background_pattern"])
     canvas_hwc = background_paint(background_colour, background_pattern, rng)
     shape = _pick(rng, OBJECT_ATTRIBUTES["shape"]) if confounded else None
-    objects = tuple(
-        _paint_object(canvas_hwc, place, rng, easy=easy, shape=shape) for place in places[:n_objects]
-    )
+    objects = tuple(_paint_object(canvas_hwc, place, rng, easy=easy, shape=shape) for place in places[:n_objects])
     whole = None
     if with_whole:
         kind = _pick(rng, tuple(WHOLES))

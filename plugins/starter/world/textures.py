@@ -11,10 +11,7 @@ from glasshouse.plugins.starter.world.vocabulary import BACKGROUND_RGB, COLOUR_R
 
 FloatArray = npt.NDArray[np.float32]
 
-_Y, _X = (
-    grid.astype(np.float32)
-    for grid in np.meshgrid(np.arange(IMAGE_SIZE), np.arange(IMAGE_SIZE), indexing="ij")
-)
+_Y, _X = (grid.astype(np.float32) for grid in np.meshgrid(np.arange(IMAGE_SIZE), np.arange(IMAGE_SIZE), indexing="ij"))
 STRIPE_PERIOD: Final[dict[str, float]] = {"thin": 4.0, "thick": 8.0}
 """Distance between stripes in pixels."""
 DARK_SHARE: Final = 0.38
@@ -28,14 +25,16 @@ def texture_mask(texture: str, stripes: str | None, rng: np.random.Generator) ->
         angle = rng.integers(4) * np.pi / 4
         along = _X * np.cos(angle) + _Y * np.sin(angle) + phase_x
         period = STRIPE_PERIOD[stripes or "thick"]
-        return (along % period < period / 2).astype(np.float32)
+        dark: npt.NDArray[np.generic] = along % period < period / 2
+        return dark.astype(np.float32)
     if texture == "dotted":
         dx, dy = (_X + phase_x) % 5 - 2.5, (_Y + phase_y) % 5 - 2.5
-        return (dx * dx + dy * dy < 2.4).astype(np.float32)
+        dark = dx * dx + dy * dy < 2.4
+        return dark.astype(np.float32)
     if texture == "checkered":
         cell = 4.0
-        odd = np.floor((_X + phase_x) / cell) + np.floor((_Y + phase_y) / cell)
-        return (odd % 2).astype(np.float32)
+        dark = (np.floor((_X + phase_x) / cell) + np.floor((_Y + phase_y) / cell)) % 2
+        return dark.astype(np.float32)
     return None
 
 
@@ -63,4 +62,5 @@ def background_paint(colour: str, pattern: str, rng: np.random.Generator) -> Flo
         weight = (rng.random((IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32) < 0.12).astype(np.float32)
     else:
         return np.broadcast_to(base, (IMAGE_SIZE, IMAGE_SIZE, 3)).copy()
-    return base + step * weight[:, :, None]
+    paint: FloatArray = base + step * weight[:, :, None]
+    return paint

@@ -96,9 +96,7 @@ def write_world(
             write["captions"]((image, caption.text) for caption in captions_of(scene))
             write["ratings"]((image, *rating) for rating in ratings_of(scene))
             write["labels"]((image, *label) for label in labels_of(scene, confounded=confounded))
-            coco["images"].append(
-                {"id": index + 1, "file_name": image, "width": IMAGE_SIZE, "height": IMAGE_SIZE}
-            )
+            coco["images"].append({"id": index + 1, "file_name": image, "width": IMAGE_SIZE, "height": IMAGE_SIZE})
             coco["annotations"] += annotations_of(scene, index + 1, len(coco["annotations"]) + 1)
             if progress is not None:
                 progress(index + 1)
