@@ -121,8 +121,12 @@ class SparseAutoencoder(Protocol):
     def encode(self, acts_nd: torch.Tensor) -> SparseCodes:
         """Codes of n activation vectors [n, D] (float, on the SAE's device)."""
 
-    def decode(self, codes: SparseCodes, n_rows: int) -> torch.Tensor:
-        """Reconstruction [n_rows, D] in the space of the encoder's activations."""
+    def decode(self, codes: SparseCodes, n_rows: int, acts_nd: torch.Tensor | None = None) -> torch.Tensor:
+        """Reconstruction [n_rows, D] in the space of the encoder's activations.
+
+        `acts_nd` are the vectors that were encoded. An SAE that normalises each vector needs them to undo that, and
+        `neurons` to know D; both say so when they are missing.
+        """
 
 
 class PluginSet(Protocol):

@@ -1,0 +1,312 @@
+"""The common form that every SAE format is brought to, and its arithmetic.
+
+D is the hook's width, F the number of features. In this order:
+    normalise → −b_dec (when `apply_b_dec_to_input`) → @W_enc + b_enc → activation → @W_dec + b_dec → undo what
+    normalised.
+Codes are sparse and positive; the dense [n, F] block exists for a few rows at a time only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+from glasshouse.plugins.devices import torch_device
+from glasshouse.plugins.fingerprint import fingerprint
+from glasshouse.plugins.saes.sparse import joined, keep, sparse_codes, sparse_product
+from glasshouse.schema.errors import ModelError
+from glasshouse.warehouse.contracts import SparseCodes
+
+if TYPE_CHECKING:
+    import torch
+
+Activation = Literal["relu", "tanh-relu", "topk", "jumprelu", "batchtopk"]
+Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
+
+LAYER_NORM_EPSILON = 1e-5
+"""Added to the standard deviation, not to the variance: Prisma's rule."""
+
+BLOCK_BYTES = 64 << 20
+"""Size of one dense block of pre-activations: large enough for the matrix product to be worth it."""
+
+
+@dataclass
+class CommonForm:
+    """Tensors and settings of a sparse autoencoder, float32.
+
+    Attributes:
+        w_enc_df: encoder [D, F].
+        b_enc_f: encoder bias [F]; not used by a gated SAE.
+        w_dec_fd: decoder [F, D].
+        b_dec_d: decoder bias [D].
+        activation: `relu`; `tanh-relu`, tanh(relu(z)); `topk`, the k largest of a row, then ReLU; `jumprelu`, z where
+            z > threshold; `batchtopk`, which at inference is the same with one threshold.
+        apply_b_dec_to_input: b_dec is subtracted before encoding.
+        normalization: of each vector x. `layer_norm`: (x − mean)/(σ + 1e-5), σ with D − 1 in the denominator;
+            `constant_norm_rescale`: x·√D/‖x‖.
+        k: for `topk`.
+        threshold_f: for `jumprelu` and `batchtopk`, [F] or [1].
+        b_gate_f: gated SAEs (Rajamanoharan et al. 2024, arXiv:2404.16014): a feature is active where
+            x@W_enc + b_gate > 0, and its value is relu(x@W_enc·exp(r_mag) + b_mag).
+        r_mag_f: see there.
+        b_mag_f: see there.
+    """
+
+    w_enc_df: torch.Tensor
+    b_enc_f: torch.Tensor
+    w_dec_fd: torch.Tensor
+    b_dec_d: torch.Tensor
+    activation: Activation = "relu"
+    apply_b_dec_to_input: bool = True
+    normalization: Normalization = "none"
+    k: int | None = None
+    threshold_f: torch.Tensor | None = None
+    b_gate_f: torch.Tensor | None = None
+    r_mag_f: torch.Tensor | None = None
+    b_mag_f: torch.Tensor | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor there is, by attribute name."""
+        import torch  # late: it takes a second to import
+
+        present = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in present.items() if isinstance(value, torch.Tensor)}
+
+    def check(self, where: str) -> None:
+        """Check shapes and settings against each other.
+
+        Raises:
+            ModelError: what does not fit, with `where` at the start of the message.
+        """
+        _check_shapes(self, where)
+        _check_settings(self, where)
+
+
+def _check_shapes(form: CommonForm, where: str) -> None:
+    if form.w_enc_df.ndim != 2:
+        raise ModelError(f"{where}: W_enc has shape {list(form.w_enc_df.shape)}, not [D, F].")
+    width, n_features = form.w_enc_df.shape
+    expected = {"b_enc_f": (n_features,), "w_dec_fd": (n_features, width), "b_dec_d": (width,)}
+    expected |= dict.fromkeys(("b_gate_f", "r_mag_f", "b_mag_f"), (n_features,))
+    for name, tensor in form.tensors().items():
+        if name in expected and tuple(tensor.shape) != expected[name]:
+            raise ModelError(
+                f"{where}: {name.rsplit('_', 1)[0]} has shape {list(tensor.shape)} where W_enc {[width, n_features]} "
+                f"asks for {list(expected[name])}. These tensors do not belong together."
+            )
+    if form.threshold_f is not None and tuple(form.threshold_f.shape) not in ((), (1,), (n_features,)):
+        raise ModelError(f"{where}: threshold has shape {list(form.threshold_f.shape)}, not [{n_features}] or [1].")
+
+
+def _check_settings(form: CommonForm, where: str) -> None:
+    n_features = form.w_enc_df.shape[1]
+    if form.activation not in ACTIVATIONS:
+        raise ModelError(f"{where}: the activation '{form.activation}' is not one of {', '.join(ACTIVATIONS)}.")
+    if form.normalization not in NORMALIZATIONS:
+        raise ModelError(
+            f"{where}: the normalisation '{form.normalization}' is not one of {', '.join(NORMALIZATIONS)}."
+        )
+    if form.activation == "topk" and not (isinstance(form.k, int) and 1 <= form.k <= n_features):
+        raise ModelError(f"{where}: topk needs k between 1 and {n_features}, not {form.k}.")
+    if form.activation in ("jumprelu", "batchtopk") and form.threshold_f is None:
+        raise ModelError(f"{where}: {form.activation} needs the tensor 'threshold'.")
+    gate = [form.b_gate_f, form.r_mag_f, form.b_mag_f]
+    n_gate = sum(tensor is not None for tensor in gate)
+    if n_gate not in (0, len(gate)):
+        raise ModelError(f"{where}: a gated SAE has all of b_gate, r_mag and b_mag; {n_gate} of them are there.")
+    if n_gate and form.activation not in ("relu", "tanh-relu"):
+        raise ModelError(f"{where}: a gated SAE has the activation relu or tanh-relu, not {form.activation}.")
+
+
+class CommonSae:
+    """A `SparseAutoencoder` in the common form, on one device. Safe to use from several threads.
+
+    Attributes:
+        spec: the name that loads it again.
+        form: its tensors, on the device.
+        prefixes: sizes of a Matryoshka dictionary's nested prefixes in rising order, or None.
+        hook: the hook point that it was trained on, as its checkpoint says, or None.
+        tokens: the tokens that it was trained on (`cls`, `patches`), as its checkpoint says, or None.
+    """
+
+    is_lossless = False
+
+    def __init__(
+        self,
+        spec: str,
+        form: CommonForm,
+        device: str = "cpu",
+        *,
+        prefixes: Iterable[int] | None = None,
+        hook: str | None = None,
+        tokens: str | None = None,
+    ) -> None:
+        form.check(spec)
+        self.spec = spec
+        self.device = torch_device(device)
+        self.form = CommonForm(**{**vars(form), **_placed(form.tensors(), self.device)})
+        self.prefixes = tuple(prefixes) if prefixes else None
+        self.hook = hook
+        self.tokens = tokens
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over tensors and everything that changes their meaning."""
+        form = self.form
+        settings = {
+            "activation": form.activation,
+            "apply_b_dec_to_input": form.apply_b_dec_to_input,
+            "normalization": form.normalization,
+            "k": form.k,
+        }
+        return fingerprint(form.tensors(), settings)
+
+    @property
+    def width(self) -> int:
+        """D, the hook width that it takes."""
+        return int(self.form.w_enc_df.shape[0])
+
+    def n_features(self, width: int) -> int:
+        """F; `width` must be D.
+
+        Raises:
+            ModelError: the SAE was trained on another width.
+        """
+        self._check_width(width)
+        return int(self.form.w_enc_df.shape[1])
+
+    def encode(self, acts_nd: torch.Tensor) -> SparseCodes:
+        """Codes of n activation vectors [n, D].
+
+        Raises:
+            ModelError: the vectors' width is not D.
+        """
+        import torch  # late: it takes a second to import
+
+        self._check_width(acts_nd.shape[-1])
+        n_rows, n_features = acts_nd.shape[0], self.form.w_enc_df.shape[1]
+        n_block = min(max(1, BLOCK_BYTES // (4 * n_features)), max(n_rows, 1))
+        with torch.no_grad():
+            inputs_nd = self._inputs(acts_nd)
+            # One buffer for all blocks: fresh memory of this size costs as much as writing it.
+            buffer_bf = torch.empty(n_block, n_features, device=self.device)
+            blocks = [
+                self._encode_block(inputs_nd[start : start + n_block], start, buffer_bf)
+                for start in range(0, n_rows, n_block)
+            ]
+        return joined(blocks)
+
+    def decode(self, codes: SparseCodes, n_rows: int, acts_nd: torch.Tensor | None = None) -> torch.Tensor:
+        """Reconstruction [n_rows, D] in the space of the encoder's activations.
+
+        Args:
+            codes: what `encode` returned.
+            n_rows: number of rows that were encoded.
+            acts_nd: the vectors that were encoded: a normalisation is undone with their mean and scale.
+
+        Raises:
+            ModelError: the SAE normalises its input and `acts_nd` is missing.
+        """
+        import torch  # late: it takes a second to import
+
+        if self.form.normalization != "none" and acts_nd is None:
+            raise ModelError(
+                f"{self.spec} normalises every vector ({self.form.normalization}), so decoding needs the vectors "
+                "that were encoded: pass them as `acts_nd`."
+            )
+        with torch.no_grad():
+            decoded_nd = sparse_product(codes, n_rows, self.form.w_dec_fd) + self.form.b_dec_d
+            if acts_nd is None:
+                return decoded_nd
+            shift_n1, scale_n1 = self._shift_and_scale(acts_nd.to(self.device, torch.float32))
+            return decoded_nd * scale_n1 + shift_n1
+
+    def _check_width(self, width: int) -> None:
+        if width != self.width:
+            raise ModelError(
+                f"{self.spec} takes vectors of width {self.width}, the hook point has width {width}. "
+                f"Use a hook point of width {self.width}{f', such as {self.hook}' if self.hook else ''}, or an SAE "
+                "that was trained on this one."
+            )
+
+    def _inputs(self, acts_nd: torch.Tensor) -> torch.Tensor:
+        """What is multiplied by W_enc: normalised, and without b_dec where the format says so."""
+        import torch  # late: it takes a second to import
+
+        inputs_nd = acts_nd.detach().to(self.device, torch.float32)
+        if self.form.normalization != "none":
+            shift_n1, scale_n1 = self._shift_and_scale(inputs_nd)
+            # Prisma adds the epsilon on the way in only.
+            epsilon = LAYER_NORM_EPSILON if self.form.normalization == "layer_norm" else 0.0
+            inputs_nd = (inputs_nd - shift_n1) / (scale_n1 + epsilon)
+        if self.form.apply_b_dec_to_input:
+            inputs_nd = inputs_nd - self.form.b_dec_d
+        return inputs_nd
+
+    def _shift_and_scale(self, acts_nd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normalisation of each row as (x − shift)/scale, both [n, 1].
+
+        A row of zeros has no norm to rescale; it stays zero, as a row without variance does under `layer_norm`.
+        """
+        import torch  # late: it takes a second to import
+
+        if self.form.normalization == "layer_norm":
+            return acts_nd.mean(1, keepdim=True), acts_nd.std(1, keepdim=True, correction=1)
+        zeros_n1 = torch.zeros(acts_nd.shape[0], 1, device=acts_nd.device)
+        if self.form.normalization == "none":
+            return zeros_n1, zeros_n1 + 1
+        scale_n1 = acts_nd.norm(dim=1, keepdim=True) / acts_nd.shape[1] ** 0.5
+        return zeros_n1, torch.where(scale_n1 > 0, scale_n1, 1.0)
+
+    def _encode_block(self, inputs_nd: torch.Tensor, first_row: int, buffer_bf: torch.Tensor) -> SparseCodes:
+        """Codes of a few rows; `buffer_bf` is overwritten."""
+        import torch  # late: it takes a second to import
+
+        form, out_nf = self.form, buffer_bf[: inputs_nd.shape[0]]
+        if form.b_gate_f is not None:
+            return self._encode_gated(torch.mm(inputs_nd, form.w_enc_df, out=out_nf), first_row)
+        torch.addmm(form.b_enc_f, inputs_nd, form.w_enc_df, out=out_nf)
+        if form.activation == "topk":
+            return self._encode_topk(out_nf, first_row)
+        codes = sparse_codes(out_nf, out_nf > self._threshold, first_row)
+        return codes._replace(value=codes.value.tanh()) if form.activation == "tanh-relu" else codes
+
+    @cached_property
+    def _threshold(self) -> torch.Tensor | float:
+        """What a pre-activation must exceed: strictly more than the threshold, and than zero."""
+        if self.form.threshold_f is None or self.form.activation not in ("jumprelu", "batchtopk"):
+            return 0.0
+        return self.form.threshold_f.clamp(min=0)
+
+    def _encode_topk(self, pre_nf: torch.Tensor, first_row: int) -> SparseCodes:
+        import torch  # late: it takes a second to import
+
+        assert self.form.k is not None  # check() saw to it
+        _, feature_nk = torch.topk(pre_nf, self.form.k, dim=1, sorted=False)
+        feature_nk = feature_nk.sort(dim=1).values
+        value_nk = pre_nf.gather(1, feature_nk)
+        row_nk = torch.arange(first_row, first_row + pre_nf.shape[0], device=pre_nf.device)[:, None]
+        row_nk = row_nk.expand_as(feature_nk)
+        active_nk = value_nk > 0
+        return SparseCodes(row_nk[active_nk].int().cpu(), feature_nk[active_nk].int().cpu(), value_nk[active_nk].cpu())
+
+    def _encode_gated(self, product_nf: torch.Tensor, first_row: int) -> SparseCodes:
+        form = self.form
+        assert form.b_gate_f is not None and form.r_mag_f is not None and form.b_mag_f is not None
+        codes = sparse_codes(product_nf, product_nf > -form.b_gate_f, first_row)
+        gain_f, bias_f = form.r_mag_f.exp().cpu(), form.b_mag_f.cpu()
+        feature = codes.feature.long()
+        codes = codes._replace(value=codes.value * gain_f[feature] + bias_f[feature])
+        codes = keep(codes, codes.value > 0)
+        return codes._replace(value=codes.value.tanh()) if form.activation == "tanh-relu" else codes
+
+
+def _placed(tensors: Mapping[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
+    """Tensors as the arithmetic needs them: float32, contiguous, on the device, without gradients."""
+    import torch  # late: it takes a second to import
+
+    return {name: tensor.detach().to(device, torch.float32).contiguous() for name, tensor in tensors.items()}

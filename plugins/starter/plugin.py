@@ -1,0 +1,79 @@
+"""The embedded default as a plugin: small trained models of the starter world, which need no hub.
+
+`starter:clip` and `starter:dinov2` are loaded by the same code as any folder of open_clip and transformers,
+`starter:sae-cls` and `starter:sae-patches` as any SAE in glasshouse's own format.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from glasshouse.plugins import hookimpl
+from glasshouse.plugins.contracts import EncoderLoader, Preset, PresetSpace, SaeLoader
+from glasshouse.plugins.encoders import open_clip, transformers
+from glasshouse.plugins.encoders.hooked import HookedEncoder
+from glasshouse.plugins.hookspecs import Register
+from glasshouse.plugins.saes.common import CommonSae
+from glasshouse.schema.errors import unknown_name
+
+ENCODERS = {"clip": open_clip.load_folder, "dinov2": transformers.load_folder}
+SAES = ("sae-cls", "sae-patches")
+
+STARTER = Preset(
+    encoder="starter:clip",
+    spaces=(
+        PresetSpace("cls", "blocks.3.resid_post", "cls", "starter:sae-cls"),
+        PresetSpace("patches", "blocks.2.resid_post", "patches", "starter:sae-patches"),
+    ),
+    summary="the small CLIP that ships with glasshouse, and its SAEs of CLS and of patches",
+)
+
+
+@hookimpl
+def register_encoders(register: Register[EncoderLoader]) -> None:
+    """Register `starter:` for encoders."""
+    register(
+        "starter", EncoderLoader(load_encoder, "small models that ship with glasshouse: starter:clip, starter:dinov2")
+    )
+
+
+@hookimpl
+def register_saes(register: Register[SaeLoader]) -> None:
+    """Register `starter:` for SAEs."""
+    register("starter", SaeLoader(load_sae, "SAEs of starter:clip: starter:sae-cls, starter:sae-patches"))
+
+
+@hookimpl
+def register_presets(register: Register[Preset]) -> None:
+    """Register `starter`."""
+    register("starter", STARTER)
+
+
+def load_encoder(name: str, device: str) -> HookedEncoder:
+    """Load `clip` or `dinov2`.
+
+    Raises:
+        UsageError: another name.
+    """
+    if name not in ENCODERS:
+        raise unknown_name("starter encoder", name, ENCODERS)
+    return ENCODERS[name](_data(name), device, f"starter:{name}")
+
+
+def load_sae(name: str, device: str) -> CommonSae:
+    """Load `sae-cls` or `sae-patches`.
+
+    Raises:
+        UsageError: another name.
+    """
+    from glasshouse.plugins.saes import own_format  # late: it brings pydantic
+
+    if name not in SAES:
+        raise unknown_name("starter SAE", name, SAES)
+    return own_format.load(_data(name), device, f"starter:{name}")
+
+
+def _data(name: str) -> Path:
+    """The folder of one shipped model."""
+    return Path(str(files("glasshouse.plugins.starter").joinpath("data", name)))
