@@ -8,8 +8,9 @@ arithmetic of the processor. Progress goes to stderr.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -18,17 +19,28 @@ from glasshouse.plugins.starter.evaluate import N_IMAGES, evaluate_folder
 from glasshouse.plugins.starter.training.stages import Plan, Run, clip_stage, dinov2_stage, sae_stage
 
 
-def train(folder: Path, plan: Plan, n_held_out: int = N_IMAGES) -> None:
-    """Run every stage that is not done yet and write the model card into the folder."""
+def evaluate_stage(run: Run, n_held_out: int = N_IMAGES) -> None:
+    """Measure the weights of a run and write its model card."""
+    run.say(f"evaluate: {n_held_out} held-out images")
+    figures = evaluate_folder(run.folder, run.plan.seed, n_held_out)
+    write_card(run.folder, figures, run.records, n_held_out)
+    run.say(f"evaluate: done, see {run.folder / 'MODEL_CARD.md'}")
+
+
+STAGES: Final[dict[str, Callable[[Run], None]]] = {
+    "clip": clip_stage,
+    "dinov2": dinov2_stage,
+    "sae": sae_stage,
+    "evaluate": evaluate_stage,
+}
+
+
+def train(folder: Path, plan: Plan, stages: Sequence[str] = tuple(STAGES)) -> None:
+    """Run the named stages, in the order given, in a folder; those that are done are skipped."""
     torch.use_deterministic_algorithms(True)
     run = Run(folder, plan)
-    clip_stage(run)
-    dinov2_stage(run)
-    sae_stage(run)
-    run.say(f"evaluate: {n_held_out} held-out images")
-    figures = evaluate_folder(folder, plan.seed, n_held_out)
-    write_card(folder, figures, run.records, n_held_out)
-    run.say(f"evaluate: done, see {folder / 'MODEL_CARD.md'}")
+    for stage in stages:
+        STAGES[stage](run)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,9 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=Path("starter-weights"), help="folder of the run (default: starter-weights)"
     )
     parser.add_argument("--quick", action="store_true", help="a rehearsal with poor weights")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=tuple(STAGES),
+        default=tuple(STAGES),
+        help="only these; clip and dinov2 may run side by side in two processes (default: all)",
+    )
     options = parser.parse_args(arguments)
     plan = Plan.quick(options.seed) if options.quick else Plan.full(options.seed)
-    train(options.out, plan, 200 if options.quick else N_IMAGES)
+    train(options.out, plan, options.stages)
 
 
 if __name__ == "__main__":

@@ -67,8 +67,13 @@ class Run:
         self.folder, self.plan = folder, plan
         self._path = folder / "training.json"
         folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Records of the finished stages, read anew: two stages may be under way in two processes."""
         text = self._path.read_text(encoding="utf-8") if self._path.exists() else "{}"
-        self.records: dict[str, dict[str, Any]] = json.loads(text)
+        records: dict[str, dict[str, Any]] = json.loads(text)
+        return records
 
     def say(self, text: str) -> None:
         """One line of progress."""
@@ -88,8 +93,10 @@ class Run:
         for path in folder.iterdir():
             path.chmod(0o644)
         seconds = round(time.monotonic() - start, 1)
-        self.records[name] = {"settings": settings, "seconds": seconds, "sha256": _hash(name, self.folder)}
-        self._path.write_text(json.dumps(self.records, indent=2) + "\n", encoding="utf-8")
+        record = {"settings": settings, "seconds": seconds, "sha256": _hash(name, self.folder)}
+        record["threads"] = torch.get_num_threads()
+        records = {**self.records, name: record}
+        self._path.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
         self.say(f"{name}: done in {seconds} s")
 
     def report(self, every: int = 50) -> Callable[[int, dict[str, float]], None]:

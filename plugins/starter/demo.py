@@ -1,0 +1,92 @@
+"""The demo: the rendered world as a warehouse, through the same doors as a user's own images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glasshouse.plugins.starter.world.write import write_world
+from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.catalogue import CATALOGUE_FILE
+from glasshouse.warehouse.warehouse import Progress, Warehouse
+
+if TYPE_CHECKING:
+    from glasshouse.plugins.manager import Plugins
+
+WORLD_FOLDER = "world"
+WORLD_NOTE = "world.json"
+
+Step = Callable[[str], Progress]
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What a demo made: the warehouse, whether it was stopped early."""
+
+    warehouse: Warehouse
+    stopped: bool
+
+
+def build_demo(
+    root: Path, n_images: int, seed: int, plugins: Plugins, step: Step, stop: Callable[[], bool] = lambda: False
+) -> DemoReport:
+    """Render the world into `root`/world and make a warehouse of it, or complete one that was begun.
+
+    Args:
+        root: the warehouse's folder; new, empty, or an earlier demo's.
+        n_images: how many images; more than an earlier demo had adds the rest.
+        seed: of the world.
+        plugins: loads the starter's models.
+        step: told what is happening; gives the progress function for it.
+        stop: asked after every batch.
+
+    Raises:
+        UsageError: the folder holds something else, or a world of another seed.
+    """
+    warehouse = _open_or_create(root, plugins)
+    world = root / WORLD_FOLDER
+    _note_seed(world, seed)
+    rendering = step("rendering")
+    write_world(world, n_images, seed, progress=lambda done: rendering(done, n_images))
+    warehouse.add(
+        [world / "images"],
+        ratings=[world / "ratings.csv"],
+        captions=[world / "captions.csv"],
+        labels=[world / "labels.csv"],
+        annotations=[world / "annotations.json"],
+        progress=step("adding"),
+    )
+    preset = plugins.presets.get("starter")
+    report = warehouse.extract(
+        preset.encoder,
+        [(space.name, space.hook, space.tokens, space.sae) for space in preset.spaces],
+        "clip",
+        stop=stop,
+        progress=step("CLIP and its SAEs"),
+    )
+    if not report.stopped:
+        report = warehouse.extract("starter:dinov2", embedding="dinov2", stop=stop, progress=step("DINOv2"))
+    return DemoReport(warehouse, report.stopped)
+
+
+def _open_or_create(root: Path, plugins: Plugins) -> Warehouse:
+    if not (root / CATALOGUE_FILE).is_file():
+        return Warehouse.create(root, plugins)
+    if not (root / WORLD_FOLDER / WORLD_NOTE).is_file():
+        raise UsageError(f"{root} is a warehouse, but no demo. Choose another folder with --dir.")
+    return Warehouse(root, plugins)
+
+
+def _note_seed(world: Path, seed: int) -> None:
+    """Remember the seed, and refuse another one: its images would take the place of those that were extracted."""
+    note = world / WORLD_NOTE
+    if note.is_file():
+        known = json.loads(note.read_text(encoding="utf-8"))["seed"]
+        if known != seed:
+            raise UsageError(f"{world.parent} was made with --seed {known}. Choose another folder with --dir.")
+        return
+    world.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"seed": seed}), encoding="utf-8")
