@@ -11,9 +11,10 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from functools import cached_property, partial
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
@@ -24,6 +25,7 @@ from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder
 from glasshouse.warehouse.intake.records import Source
 
 if TYPE_CHECKING:
+    import click
     import duckdb
 
     from glasshouse.warehouse.warehouse import Warehouse
@@ -35,15 +37,26 @@ BUILTIN_PLUGINS = (
     "glasshouse.plugins.encoders.open_clip",
     "glasshouse.plugins.encoders.transformers",
     "glasshouse.plugins.encoders.timm",
+    "glasshouse.plugins.encoders.local",
     "glasshouse.plugins.saes.neurons",
     "glasshouse.plugins.saes.prisma",
-    "glasshouse.plugins.saes.own_format",
+    "glasshouse.plugins.saes.local",
     "glasshouse.plugins.sources.folder",
     "glasshouse.plugins.sources.table",
     "glasshouse.plugins.sources.coco",
     "glasshouse.plugins.sources.webdataset",
     "glasshouse.plugins.starter.plugin",
 )
+
+
+class Listed(NamedTuple):
+    """One thing that a plugin brings."""
+
+    kind: str
+    name: str
+    summary: str
+    plugin: str
+    version: str
 
 
 class Plugins:
@@ -108,6 +121,28 @@ class Plugins:
     def prepare_connection(self, connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
         """Let every plugin add its SQL functions and macros to a reading connection."""
         self.manager.hook.prepare_connection(connection=connection, warehouse=warehouse)
+
+    def listing(self) -> list[Listed]:
+        """Everything the plugins bring, by kind."""
+        versions = self._versions()
+        registries = (self.encoders, self.saes, self.presets, self.sources)
+        return [
+            Listed(registry.kind, name, getattr(value, "summary", ""), plugin, versions.get(plugin, ""))
+            for registry in registries
+            for name, value, plugin in registry
+        ]
+
+    def _versions(self) -> dict[str, str]:
+        """The version of each plugin: the package's own for built-ins, the distribution's for installed ones."""
+        own = metadata.version("glasshouse")
+        versions = dict.fromkeys(BUILTIN_PLUGINS, own)
+        for plugin, distribution in self.manager.list_plugin_distinfo():
+            versions[self._name_of(plugin)] = distribution.version
+        return versions
+
+    def register_commands(self, cli: click.Group) -> None:
+        """Let every plugin add its commands."""
+        self.manager.hook.register_commands(cli=cli)
 
     @staticmethod
     def _split(spec: str, registry: Registry[Any]) -> tuple[str, str]:

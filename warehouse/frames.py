@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-def frame_of(result: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Return a pending result as a polars frame."""
+def frame_of(result: duckdb.DuckDBPyRelation) -> pl.DataFrame:
+    """Return a pending query as a polars frame."""
     import polars as pl
 
     frame = pl.from_arrow(result.to_arrow_table())

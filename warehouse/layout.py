@@ -52,6 +52,10 @@ class Layout:
         """The shards of one target; `kind` is `space` or `embedding`, so that their names cannot meet."""
         return self.shards / f"{kind}-{name}"
 
+    def lock_file(self, kind: str, name: str) -> Path:
+        """The lock of one target: whoever writes its shards or finalises them holds it."""
+        return self.shards / f"{kind}-{name}.lock"
+
 
 def find_warehouse(given: str | None, here: Path | None = None) -> Path:
     """Say which warehouse is meant: the one given, else $GLASSHOUSE, else the only `*.glasshouse` folder here.

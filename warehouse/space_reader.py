@@ -52,7 +52,7 @@ class SpaceReader:
         """Return the k strongest images of every feature that is ever active: feature_id, image_id, value."""
         # The aggregate takes only a constant for k, so it is written into the text, as an integer.
         sql = read_sql("queries/top_images_of_all.sql").replace("$k", str(_positive("k", k)))
-        return frame_of(self._cursor().execute(sql))
+        return frame_of(self._cursor().sql(sql))
 
     def features_of_image(self, image: int, k: int | None) -> pl.DataFrame:
         """Return the k strongest features of an image: feature_id, value, rank; all of them when k is None.
@@ -82,26 +82,26 @@ class SpaceReader:
 
     def statistics(self) -> pl.DataFrame:
         """Return one row per feature: n_active, frequency, mean_active, std_active, max_value, sums, n_tokens."""
-        return frame_of(self._cursor().execute("FROM feature_stats"))
+        return frame_of(self._cursor().sql("FROM feature_stats"))
 
     def image_ids(self) -> npt.NDArray[np.int32]:
         """Return the ids of the images that the space covers, ascending."""
-        found = self._cursor().execute("SELECT image_id FROM space_images").fetchnumpy()["image_id"]
+        found = self._cursor().sql("SELECT image_id FROM space_images").fetchnumpy()["image_id"]
         return np.sort(found.astype(np.int32, copy=False))
 
     def sparse_matrix(self, n_images: int) -> scipy.sparse.csr_array:
         """Return the pooled activations as float32 CSR [n_images, F]; row i is image_id i."""
         import scipy.sparse
 
-        found = self._cursor().execute("SELECT image_id, feature_id, value FROM activations").fetchnumpy()
+        found = self._cursor().sql("SELECT image_id, feature_id, value FROM activations").fetchnumpy()
         # Sorted by feature already, so the columns' bounds are counts; no sort of all the rows is needed.
         counts_k = np.bincount(found["feature_id"], minlength=self.n_features)
         bounds = np.concatenate([[0], np.cumsum(counts_k)])
         matrix = scipy.sparse.csc_array((found["value"], found["image_id"], bounds), shape=(n_images, self.n_features))
         return matrix.tocsr()
 
-    def _query(self, name: str, values: dict[str, int]) -> duckdb.DuckDBPyConnection:
-        return self._cursor().execute(read_sql(name), values)
+    def _query(self, name: str, values: dict[str, int]) -> duckdb.DuckDBPyRelation:
+        return self._cursor().sql(read_sql(name), params=values)
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         """Return a cursor of its own for the calling thread, on the file that is there now."""

@@ -113,21 +113,26 @@ def _empty(columns: str) -> str:
     return f"SELECT ''::VARCHAR AS space, {typed} WHERE false"
 
 
-def write_attach_sql(layout: Layout) -> Path:
-    """Write the script that opens the same views in any DuckDB client: `duckdb -init art.glasshouse/attach.sql`.
+def attach_text(layout: Layout) -> str:
+    """Return the script that opens the same views in any DuckDB client: `duckdb -init art.glasshouse/attach.sql`.
 
-    Paths in it are absolute; opening or checking the warehouse after it was moved writes it anew.
+    Paths in it are absolute, so it is written anew when the warehouse was moved.
     """
     with Catalogue(layout.root).reading() as connection:
         spaces = [space for space in finalised_spaces(connection, layout) if space.file.is_file()]
     statements = [f"ATTACH IF NOT EXISTS {literal(layout.catalogue.resolve())} AS catalog (READ_ONLY)"]
     statements += [f"CREATE OR REPLACE VIEW {table} AS FROM catalog.{table}" for table in CATALOGUE_TABLES]
     statements += view_statements([ReadySpace(s.name, s.file.resolve()) for s in spaces], "VIEW")
-    text = (
+    return (
         "-- The views of this warehouse for any DuckDB client, read-only. Written by glasshouse; do not edit.\n"
         "-- While a client has this open, glasshouse cannot write to the catalogue: close it when you are done.\n"
         + "".join(f"{statement};\n" for statement in statements)
     )
+
+
+def write_attach_sql(layout: Layout) -> Path:
+    """Bring `attach.sql` up to date, in one step."""
+    text = attach_text(layout)
     if not layout.attach_sql.is_file() or layout.attach_sql.read_text(encoding="utf-8") != text:
         temporary = layout.attach_sql.with_name(f".attach.sql.tmp-{os.getpid()}")
         temporary.write_text(text, encoding="utf-8")

@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from glasshouse.schema.errors import UsageError, WarehouseError, unknown_name
-from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse import surface
-from glasshouse.warehouse.catalogue import Catalogue, check_version, migrate
-from glasshouse.warehouse.contracts import PluginSet
-from glasshouse.warehouse.frames import frame_of
+from glasshouse.warehouse.catalogue import check_version, migrate
+from glasshouse.warehouse.contracts import Encoder, PluginSet, SparseAutoencoder, TokenPolicy
+from glasshouse.warehouse.dropping import drop
 from glasshouse.warehouse.layout import Layout, find_warehouse
-from glasshouse.warehouse.space_reader import SpaceReader
-from glasshouse.warehouse.vectors import Embeddings, VectorStore
+from glasshouse.warehouse.reads import WarehouseReads
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    import polars as pl
     import pyarrow as pa
-    import scipy.sparse
+
+    from glasshouse.warehouse.extraction.extract import ExtractReport
+    from glasshouse.warehouse.importing.store import ImportReport
+    from glasshouse.warehouse.importing.tables import ImageKey
+    from glasshouse.warehouse.intake.report import AddReport
+
+SpaceSpec = tuple[str, str, TokenPolicy, "str | SparseAutoencoder"]
+"""Name, hook point, token policy, SAE (a spec or a loaded one)."""
+
+Progress = Callable[[int, "int | None"], None]
+Paths = Sequence[str | Path]
 
 
-class Warehouse:
-    """A folder with images' features and embeddings, opened for reading; writes are short and open their own door.
+class Warehouse(WarehouseReads):
+    """A folder with images' features and embeddings. Reads are inherited; writes are short and open their own door.
 
-    Nothing is locked while a `Warehouse` merely exists: the catalogue is opened per query.
+    Nothing is locked while a `Warehouse` merely exists, so a notebook can keep one.
 
     Args:
         root: the warehouse's folder.
-        plugins: what loads encoders and SAEs by their specs and adds SQL functions; None for neither.
+        plugins: what loads encoders, SAEs and sources by their names; None when only loaded objects are handed in.
 
     Raises:
         WarehouseError: no warehouse, or one that a newer glasshouse wrote.
     """
 
     def __init__(self, root: str | Path, plugins: PluginSet | None = None) -> None:
-        self.layout = Layout(Path(root))
-        self.catalogue = Catalogue(self.layout.root)
-        self.vectors = VectorStore(self.layout.vectors)
+        super().__init__(Layout(Path(root)))
         self.plugins = plugins
-        self._readers: dict[str, SpaceReader] = {}
-        self._lock = threading.Lock()
-        self._listing: tuple[tuple[int, int], pl.DataFrame] | None = None
         with self.catalogue.reading() as connection:
             current = check_version(connection, self.layout.catalogue)
         if not current:
@@ -81,162 +79,188 @@ class Warehouse:
         """Open a warehouse: the one given, else $GLASSHOUSE, else the only `*.glasshouse` folder here."""
         return cls(find_warehouse(None if root is None else str(root)), plugins)
 
-    @property
-    def root(self) -> Path:
-        """The warehouse's folder."""
-        return self.layout.root
-
-    def __repr__(self) -> str:
-        return f"Warehouse({str(self.root)!r})"
-
-    # -- SQL ---------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Give a read-only DuckDB connection with every view and function, closed at the end of the block."""
-        with surface.reading(self.layout, self._prepare) as connection:
-            yield connection
-
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         if self.plugins is not None:
             self.plugins.prepare_connection(connection, self)
 
-    def sql(self, query: str, values: Mapping[str, Any] | None = None) -> pl.DataFrame:
-        """Run a query and return a polars frame; `$name` in it takes `values["name"]`.
-
-        Raises:
-            UsageError: the query is wrong, or wants to write.
-        """
-        with self.querying(query, values) as result:
-            return frame_of(result)
-
-    def sql_arrow(self, query: str, values: Mapping[str, Any] | None = None) -> pa.Table:
-        """Run a query and return an Arrow table; as `sql` otherwise."""
-        with self.querying(query, values) as result:
-            return result.to_arrow_table()
-
-    @contextmanager
-    def querying(self, query: str, values: Mapping[str, Any] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Run a query and give the connection with its pending result, for results that are streamed."""
-        with self.reading() as connection:
-            try:
-                yield connection.execute(query, dict(values or {}))
-            except duckdb.Error as error:
-                raise UsageError(f"The query failed. {surface.explain(error)}") from error
-
-    # -- images ------------------------------------------------------------------------------------------------
-
-    def images(self) -> pl.DataFrame:
-        """Return every image: image_id (row i is image i), path, width, height (pixels), format, brightness, …, sha256.
-
-        Kept in memory until the catalogue changes.
-        """
-        status = self.layout.catalogue.stat()
-        version = (status.st_mtime_ns, status.st_size)
-        if self._listing is None or self._listing[0] != version:
-            with self.catalogue.reading() as connection:
-                frame = frame_of(connection.execute(read_sql("queries/image_listing.sql")))
-            self._listing = (version, frame)
-        return self._listing[1]
-
-    def image_id(self, image: int | str | Path) -> int:
-        """Return the id of an image given by id, path, end of a path, or SHA-256.
-
-        Raises:
-            UsageError: no image or several fit.
-        """
-        if isinstance(image, int):
-            if not 0 <= image < self.images().height:
-                raise UsageError(f"There is no image {image}: they run from 0 to {self.images().height - 1}.")
-            return image
-        with self.catalogue.reading() as connection:
-            rows = connection.execute(read_sql("queries/find_image.sql"), {"name": str(image)}).fetchall()
-        if len(rows) != 1:
-            many = f"{len(rows)} images fit, e.g. {rows[0][1]} and {rows[1][1]}" if rows else "No image fits"
-            raise UsageError(f"{many} '{image}'. Give an image_id, a longer path or a SHA-256.")
-        return int(rows[0][0])
-
-    # -- spaces ------------------------------------------------------------------------------------------------
-
-    def spaces(self) -> pl.DataFrame:
-        """Return one row per space: name, encoder, hook, tokens, SAE, state, sizes, self-test."""
-        with self.catalogue.reading() as connection:
-            return frame_of(connection.execute("FROM spaces ORDER BY name"))
-
-    def space(self, name: str) -> SpaceReader:
-        """Return the reader of a finalised space.
-
-        Raises:
-            UsageError: no such space, or it is not finalised.
-        """
-        with self._lock:
-            if name not in self._readers:
-                self._readers[name] = self._open_space(name)
-            return self._readers[name]
-
-    def _open_space(self, name: str) -> SpaceReader:
-        with self.catalogue.reading() as connection:
-            rows = connection.execute("SELECT name, state, n_features, grid_rows, grid_columns FROM spaces").fetchall()
-        known = {row[0]: row[1:] for row in rows}
-        if name not in known:
-            raise unknown_name("space", name, known, "Make one with `glasshouse extract`.")
-        state, n_features, grid_rows, grid_columns = known[name]
-        if state != "ready":
+    def _need_plugins(self, what: str) -> PluginSet:
+        if self.plugins is None:
             raise UsageError(
-                f"The space '{name}' is not finished. Run its `glasshouse extract` again: it goes on where it stopped."
+                f"This warehouse was opened without plugins, which {what} needs. Open it with "
+                "Warehouse.open(…, plugins=Plugins()), from glasshouse.plugins.manager."
             )
-        grid = None if grid_rows is None else (int(grid_rows), int(grid_columns))
-        return SpaceReader(name, self.layout.space_file(name), int(n_features), grid)
+        return self.plugins
 
-    def top_images(self, space: str, feature: int, k: int = 20) -> pl.DataFrame:
-        """Return the k images on which a feature is strongest: image_id, value, token, path; strongest first.
+    def add(
+        self,
+        paths: Paths = (),
+        *,
+        ratings: Paths = (),
+        captions: Paths = (),
+        labels: Paths = (),
+        annotations: Paths = (),
+        image_column: str | None = None,
+        image_root: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Add images and tables that speak of them; the same call again changes nothing.
 
-        `value` is the activation (the maximum over tokens in patch spaces, reached at `token`), in the SAE's units.
-        """
-        import polars as pl
-
-        frame = self.space(space).top_images(feature, k)
-        paths = self.images()["path"].gather(frame["image_id"])
-        return frame.with_columns(pl.Series("path", paths))
-
-    def features_of_image(self, space: str, image: int | str | Path, k: int | None = 20) -> pl.DataFrame:
-        """Return the k strongest features of an image: feature_id, value, rank; every active one when k is None."""
-        return self.space(space).features_of_image(self.image_id(image), k)
-
-    def token_map(self, space: str, feature: int, image: int | str | Path) -> npt.NDArray[np.float32]:
-        """Return where on an image a feature is active: float32 [grid rows, grid columns], 0 where silent."""
-        return self.space(space).token_map(feature, self.image_id(image))
-
-    def feature_statistics(self, space: str) -> pl.DataFrame:
-        """Return one row per feature, silent ones included: n_active, frequency, mean and maximum of its values, …"""
-        return self.space(space).statistics()
-
-    def sparse_matrix(self, space: str) -> scipy.sparse.csr_array:
-        """Return a space as a float32 CSR array [images, features]: row i is image_id i, zero rows included."""
-        return self.space(space).sparse_matrix(self.images().height)
-
-    # -- embeddings --------------------------------------------------------------------------------------------
-
-    def embedding_names(self) -> list[str]:
-        """Return the names of the finished image embeddings."""
-        with self.catalogue.reading() as connection:
-            rows = connection.execute("SELECT name FROM embeddings WHERE state = 'ready' ORDER BY name").fetchall()
-        return [str(name) for (name,) in rows]
-
-    def embeddings(self, name: str) -> Embeddings:
-        """Return an image embedding: image_ids int32 [n] ascending, vectors float32 [n, E], not normalised.
+        Args:
+            paths: folders, images, tables, COCO files, webdataset tars, URLs.
+            ratings: tables of ratings, wide or long.
+            captions: tables of captions, or COCO captions.
+            labels: tables of classes or attributes.
+            annotations: COCO instances.
+            image_column: the column of tables that names the images, instead of finding it.
+            image_root: the folder that file names in tables start from, instead of finding it.
+            progress: told (images done, images in all).
 
         Raises:
-            UsageError: no such embedding.
+            SourceError: a path is not there or cannot be read at all. Single bad files and rows are in the report.
         """
-        names = self.embedding_names()
-        if name not in names:
-            raise unknown_name("embedding", name, names, "Make one with `glasshouse embed`.")
-        return self.vectors.read(name)
+        from glasshouse.warehouse.intake.add import add
+        from glasshouse.warehouse.intake.records import ReadOptions
 
-    def close(self) -> None:
-        """Let go of the space files. The warehouse can be used again afterwards."""
-        with self._lock:
-            for reader in self._readers.values():
-                reader.close()
-            self._readers.clear()
+        options = ReadOptions(image_column=image_column, image_root=None if image_root is None else str(image_root))
+        return add(
+            self.root,
+            paths,
+            self._need_plugins("add").source_list(),
+            ratings=ratings,
+            captions=captions,
+            labels=labels,
+            annotations=annotations,
+            options=options,
+            progress=progress,
+        )
+
+    def extract(
+        self,
+        encoder: str | Encoder,
+        spaces: Sequence[SpaceSpec] = (),
+        embedding: str | None = None,
+        *,
+        batch_size: int = 64,
+        workers: int | None = None,
+        device: str = "cpu",
+        stop: Callable[[], bool] = lambda: False,
+        progress: Progress = lambda done, total: None,
+    ) -> ExtractReport:
+        """Extract what spaces and an embedding of one encoder lack, in one forward pass per image.
+
+        Args:
+            encoder: a spec, or a loaded encoder.
+            spaces: (name, hook, token policy, SAE spec or loaded SAE) of each.
+            embedding: name for the encoder's image embedding; None for none.
+            batch_size: images per forward pass.
+            workers: threads that decode pictures.
+            device: `cpu` or `cuda`, for specs.
+            stop: asked after every batch; what is computed by then is kept for the next call.
+            progress: told (images done, images in all).
+
+        Raises:
+            UsageError: unknown names, hooks or policies.
+            ModelError: a model that cannot be loaded or does not fit.
+        """
+        from glasshouse.warehouse.extraction.extract import extract
+        from glasshouse.warehouse.extraction.targets import SpaceRequest
+
+        if isinstance(encoder, str):
+            encoder = self._need_plugins("an encoder by its spec").load_encoder(encoder, device)
+        requests = [
+            SpaceRequest(name, hook, tokens, self._load_sae(sae, encoder.device)) for name, hook, tokens, sae in spaces
+        ]
+        return extract(
+            self.layout,
+            encoder,
+            requests,
+            embedding,
+            batch_size=batch_size,
+            workers=workers,
+            stop=stop,
+            progress=progress,
+        )
+
+    def _load_sae(self, sae: str | SparseAutoencoder, device: str) -> SparseAutoencoder:
+        return self._need_plugins("an SAE by its spec").load_sae(sae, device) if isinstance(sae, str) else sae
+
+    def import_features(
+        self,
+        name: str,
+        activations: Any,
+        images: Sequence[ImageKey] | None = None,
+        *,
+        n_features: int | None = None,
+        source: str = "python",
+    ) -> ImportReport:
+        """Make a space of activations computed elsewhere.
+
+        Args:
+            name: of the space.
+            activations: an array or scipy sparse matrix [n, F], or an Arrow table (image, feature, value).
+            images: for a matrix: what names the image of each row, a path, file name, stem, SHA-256 or image_id (int).
+            n_features: F, when the form does not say it.
+            source: what rows that cannot be used are filed under, in `rejected_rows`.
+        """
+        from glasshouse.warehouse.importing.store import import_features
+        from glasshouse.warehouse.importing.tables import FeatureTable, features_of_arrow, features_of_matrix
+
+        if isinstance(activations, FeatureTable):
+            table = activations
+        elif images is None:
+            table = features_of_arrow(_arrow_table(activations), source)
+        else:
+            table = features_of_matrix(images, activations)
+        return import_features(self.layout, name, table, source, n_features)
+
+    def import_embeddings(
+        self, name: str, vectors: Any, images: Sequence[ImageKey] | None = None, *, source: str = "python"
+    ) -> ImportReport:
+        """Make an embedding of vectors computed elsewhere.
+
+        Args:
+            name: of the embedding.
+            vectors: an array [n, E], or an Arrow table (image, vector).
+            images: for an array: what names the image of each row, as in `import_features`.
+            source: what rows that cannot be used are filed under.
+        """
+        from glasshouse.warehouse.importing.store import import_embeddings
+        from glasshouse.warehouse.importing.tables import VectorTable, vectors_of_array, vectors_of_arrow
+
+        if isinstance(vectors, VectorTable):
+            table = vectors
+        elif images is None:
+            table = vectors_of_arrow(_arrow_table(vectors), source)
+        else:
+            table = vectors_of_array(images, vectors)
+        return import_embeddings(self.layout, name, table, source)
+
+    def require(self, kind: str, name: str) -> None:
+        """Check that a space or an embedding of this name is recorded; `kind` is `space` or `embedding`.
+
+        Raises:
+            UsageError: it is not.
+        """
+        query = {"space": "SELECT name FROM spaces", "embedding": "SELECT name FROM embeddings"}[kind]
+        with self.catalogue.reading() as connection:
+            names = [str(row[0]) for row in connection.execute(query).fetchall()]
+        if name not in names:
+            raise unknown_name(kind, name, names)
+
+    def drop(self, kind: str, name: str) -> None:
+        """Remove a space or an embedding and everything that was extracted for it."""
+        self.require(kind, name)
+        self.close()
+        drop(self.layout, kind, name)
+
+
+def _arrow_table(data: Any) -> pa.Table:
+    """Take anything that speaks Arrow's interface: pyarrow, polars, pandas, DuckDB results."""
+    import pyarrow as pa
+
+    if isinstance(data, pa.Table):
+        return data
+    try:
+        return pa.table(data)
+    except (TypeError, pa.ArrowException) as error:
+        raise UsageError(f"Give an Arrow table, or an array together with `images` ({error}).") from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse import surface
 from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.contracts import Encoder
 from glasshouse.warehouse.extraction.finalise import (
@@ -24,6 +25,7 @@ from glasshouse.warehouse.extraction.targets import (
     SpaceTarget,
     Target,
     check_distinct,
+    kind_of,
     register,
     resolve_embedding,
     resolve_space,
@@ -86,7 +88,7 @@ def extract(
     if not targets:
         raise UsageError("Nothing to extract: name at least one space or an embedding.")
     check_distinct(targets)
-    with exclusive([layout.shards / f"{shard_folder(layout, target).folder.name}.lock" for target in targets]):
+    with exclusive([layout.lock_file(kind_of(target), target.name) for target in targets]):
         images = _register(layout, encoder, targets)
         works = [_work(layout, target, images) for target in targets]
         report = run(
@@ -100,13 +102,13 @@ def extract(
             progress=progress,
         )
         new = {} if report.stopped else _finalise(layout, works, announce)
+    surface.write_attach_sql(layout)
     return _report(report, new)
 
 
 def shard_folder(layout: Layout, target: Target) -> ShardFolder:
     """Return the shards of a target."""
-    kind = "space" if isinstance(target, SpaceTarget) else "embedding"
-    return ShardFolder(layout.shard_folder(kind, target.name), target.fingerprint)
+    return ShardFolder(layout.shard_folder(kind_of(target), target.name), target.fingerprint)
 
 
 def _register(layout: Layout, encoder: Encoder, targets: Sequence[Target]) -> list[StoredImage]:

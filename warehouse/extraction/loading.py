@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glasshouse.schema.errors import GlasshouseError, SourceError
+from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.intake.pictures import decode, read_bytes
 
 if TYPE_CHECKING:
@@ -54,12 +55,7 @@ class LoadedBatch:
 
 def stored_images(connection: duckdb.DuckDBPyConnection) -> list[StoredImage]:
     """Read every image of the catalogue with its paths, in the order of image_id."""
-    rows = connection.execute(
-        "SELECT image_id, sha256, list({p: path, c: container, o: byte_offset, n: paths.byte_count, k: cached} "
-        "ORDER BY path = images.path DESC, path) "
-        "FROM images JOIN image_paths AS paths USING (image_id) "
-        "GROUP BY image_id, sha256 ORDER BY image_id"
-    ).fetchall()
+    rows = connection.execute(read_sql("queries/stored_images.sql")).fetchall()
     return [
         StoredImage(image_id, sha256, tuple(StoredPath(p["p"], p["c"], p["o"], p["n"], p["k"]) for p in paths))
         for image_id, sha256, paths in rows

@@ -15,18 +15,22 @@ from glasshouse.warehouse.catalogue import LOCK_TIMEOUT_VARIABLE, lock_timeout
 
 
 @contextmanager
-def exclusive(files: Sequence[Path]) -> Iterator[None]:
+def exclusive(files: Sequence[Path], timeout: float | None = None) -> Iterator[None]:
     """Hold a lock on every file for as long as the block runs; wait for another process that holds one.
 
+    Args:
+        files: lock files; they stay, since removing one would let two processes hold two files of one name.
+        timeout: seconds to wait; $GLASSHOUSE_LOCK_TIMEOUT, else 60, when None.
+
     Raises:
-        LockedError: still held after GLASSHOUSE_LOCK_TIMEOUT seconds; the message says by whom.
+        LockedError: still held; the message says by whom.
     """
     with ExitStack() as stack:
         # Always in the same order, so that two processes that want the same pair cannot wait for each other.
         for file in sorted(files):
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(filelock.FileLock(file, timeout=lock_timeout()))
+                stack.enter_context(filelock.FileLock(file, timeout=lock_timeout() if timeout is None else timeout))
             except filelock.Timeout:
                 raise LockedError(
                     f"{file.stem} is being written by {_holder(file)}. Wait until it is done or stop it, then try "

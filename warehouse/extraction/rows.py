@@ -6,11 +6,11 @@ nothing: which token holds a feature's maximum on an image, and which features l
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-from glasshouse.warehouse.contracts import SparseCodes
 
 TOP_FEATURES = 64
 """How many features per image `image_top_features` keeps."""
@@ -35,27 +35,34 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-def shard_rows(codes: SparseCodes, image_ids_b: Ints, n_tokens: int | None, n_features: int) -> pa.Table:
-    """Turn codes into rows of `ROW_SCHEMA`, ordered by image, token, feature.
+def shard_rows(
+    row_n: npt.NDArray[np.integer[Any]],
+    feature_n: npt.NDArray[np.integer[Any]],
+    value_n: Floats,
+    image_ids_b: Ints,
+    n_tokens: int | None,
+    n_features: int,
+) -> pa.Table:
+    """Turn sparse codes into rows of `ROW_SCHEMA`, ordered by image, token, feature.
 
     Args:
-        codes: of b × n_tokens activation vectors, image-major; b vectors when n_tokens is None.
+        row_n: activation vector of each code, ascending: of b × n_tokens vectors, image-major, or b when None.
+        feature_n: feature of each code, ascending within a vector.
+        value_n: its value, above 0.
         image_ids_b: ids of the b images.
         n_tokens: tokens per image of a patch space, None otherwise.
         n_features: F.
     """
-    row = codes.row.numpy().astype(np.int64)
-    feature, value = codes.feature.numpy(), codes.value.numpy()
-    position = row if n_tokens is None else row // n_tokens
-    token = None if n_tokens is None else (row - position * n_tokens).astype(np.uint16)
-    rank = ranks(position, feature, value, len(image_ids_b), n_features)
-    n_rows = len(value)
+    position = row_n.astype(np.int64) // (n_tokens or 1)
+    rank = ranks(position, feature_n, value_n, len(image_ids_b), n_features)
+    n_rows = len(value_n)
+    token = pa.nulls(n_rows, pa.uint16()) if n_tokens is None else pa.array((row_n % n_tokens).astype(np.uint16))
     return pa.table(
         [
             pa.array(image_ids_b[position].astype(np.int32)),
-            pa.nulls(n_rows, pa.uint16()) if token is None else pa.array(token),
-            pa.array(feature.astype(np.int32, copy=False)),
-            pa.array(value.astype(np.float32, copy=False)),
+            token,
+            pa.array(feature_n.astype(np.int32, copy=False)),
+            pa.array(value_n.astype(np.float32, copy=False)),
             pa.array(rank),
         ],
         schema=ROW_SCHEMA,
@@ -63,7 +70,7 @@ def shard_rows(codes: SparseCodes, image_ids_b: Ints, n_tokens: int | None, n_fe
 
 
 def ranks(
-    position: Ints, feature: npt.NDArray[np.int32], value: Floats, n_images: int, n_features: int
+    position: Ints, feature: npt.NDArray[np.integer[Any]], value: Floats, n_images: int, n_features: int
 ) -> npt.NDArray[np.int8]:
     """Rank every row within its image, by the maximum over tokens, highest first.
 

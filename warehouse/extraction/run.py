@@ -117,8 +117,9 @@ def _extract_batch(loaded: LoadedBatch, encoder: Encoder, works: Sequence[Work],
         failures = [(image, reason) for image, reason in loaded.failures if image in work.missing]
         if not keep_b.any() and not failures:
             continue
-        # The shard that holds the first image carries the self-test, so that a resumed run repeats it exactly.
-        tests = work.wants_self_test and min(work.missing) in loaded.image_ids
+        # The first shard of all carries the self-test, so that a resumed run repeats it exactly.
+        first = min(loaded.image_ids + [image for image, _ in loaded.failures])
+        tests = work.wants_self_test and first <= min(work.missing)
         table, tested = _part(work.target, result, ids, keep_b, tests=tests)
         record = ShardRecord(
             fingerprint=work.shards.fingerprint,
@@ -145,10 +146,11 @@ def _part(
         return ROW_SCHEMA.empty_table(), None
     acts_btd = result.activations[target.point.name]
     if not keep_b.all():
-        acts_btd = acts_btd[keep_b]
+        acts_btd = acts_btd[keep_b.nonzero()[0]]
     rows_nd, n_tokens = select_tokens(acts_btd, target)
     codes = target.sae.encode(rows_nd)
-    table = shard_rows(codes, ids[keep_b], n_tokens, target.n_features)
+    parts = (codes.row.numpy(), codes.feature.numpy(), codes.value.numpy())
+    table = shard_rows(*parts, ids[keep_b], n_tokens, target.n_features)
     tested = self_test(target.sae, rows_nd[:SELF_TEST_ROWS]) if tests else None
     return table, tested
 

@@ -64,6 +64,11 @@ class EmbeddingTarget:
 Target = SpaceTarget | EmbeddingTarget
 
 
+def kind_of(target: Target) -> str:
+    """Say what a target is, as it names folders, locks and messages: `space` or `embedding`."""
+    return "space" if isinstance(target, SpaceTarget) else "embedding"
+
+
 def resolve_space(request: SpaceRequest, encoder: Encoder) -> SpaceTarget:
     """Check a request against the encoder.
 
@@ -129,21 +134,28 @@ def register(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Ta
     Raises:
         UsageError: the name belongs to another fingerprint.
     """
-    table = "spaces" if isinstance(target, SpaceTarget) else "embeddings"
-    query = {
-        "spaces": "SELECT fingerprint, encoder_spec, hook, tokens, sae_spec FROM spaces WHERE name = $name",
-        "embeddings": "SELECT fingerprint, encoder_spec FROM embeddings WHERE name = $name",
-    }[table]
-    known = connection.execute(query, {"name": target.name}).fetchone()
-    if known is None:
+    if not is_registered(connection, kind_of(target), target.name, target.fingerprint):
         _insert(connection, encoder, target)
-    elif known[0] != target.fingerprint:
+
+
+def is_registered(connection: duckdb.DuckDBPyConnection, kind: str, name: str, fingerprint: str) -> bool:
+    """Say whether a space or embedding of this name and fingerprint is recorded.
+
+    Raises:
+        UsageError: the name belongs to another fingerprint.
+    """
+    query = {
+        "space": "SELECT fingerprint, encoder_spec, hook, tokens, sae_spec FROM spaces WHERE name = $name",
+        "embedding": "SELECT fingerprint, encoder_spec FROM embeddings WHERE name = $name",
+    }[kind]
+    known = connection.execute(query, {"name": name}).fetchone()
+    if known is not None and known[0] != fingerprint:
         origin = ", ".join(str(part) for part in known[1:] if part)
-        kind = table.removesuffix("s")
         raise UsageError(
-            f"The {kind} '{target.name}' exists and was made from other weights or settings ({origin}). "
-            f"Choose another name, or remove it first with `glasshouse drop {kind} {target.name}`."
+            f"The {kind} '{name}' exists and was made from other weights or data{f' ({origin})' if origin else ''}. "
+            f"Choose another name, or remove it first with `glasshouse drop {kind} {name}`."
         )
+    return known is not None
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Target) -> None:

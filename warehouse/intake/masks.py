@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasshouse.schema.errors import SourceError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class MaskError(SourceError):
@@ -117,6 +120,21 @@ def decode_counts(text: str) -> list[int]:
                 value |= -1 << shift
         counts.append(value + counts[-2] if len(counts) > 2 else value)
     return counts
+
+
+def decode_mask(height: int, width: int, rle: str) -> np.ndarray:
+    """Return a stored mask as a boolean array [height, width].
+
+    Raises:
+        MaskError: the run lengths are damaged or do not fit the size.
+    """
+    import numpy as np
+
+    counts = decode_counts(rle)
+    if min(counts, default=0) < 0 or sum(counts) != height * width:
+        raise MaskError(f"the run lengths do not fit a picture of {width} x {height} pixels")
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(width, height).T
 
 
 def _checked_size(size: Any) -> tuple[int, int]:

@@ -1,0 +1,6 @@
+-- Every image with all places where its bytes may be, the one it was first seen under first.
+SELECT image_id, sha256,
+       list({p: paths.path, c: container, o: byte_offset, n: paths.byte_count, k: cached}
+            ORDER BY paths.path = images.path DESC, paths.path) AS places
+FROM images JOIN image_paths AS paths USING (image_id)
+GROUP BY image_id, sha256 ORDER BY image_id;

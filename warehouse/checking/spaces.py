@@ -1,0 +1,104 @@
+"""Checks of the feature spaces: the catalogue's record against the file and the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import duckdb
+
+from glasshouse.warehouse.catalogue import Catalogue, first_line
+from glasshouse.warehouse.checking.problems import Problem
+from glasshouse.warehouse.extraction.finalise import finalise_space, record_space
+from glasshouse.warehouse.extraction.locks import exclusive
+from glasshouse.warehouse.extraction.shards import ShardFolder
+from glasshouse.warehouse.layout import Layout
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The catalogue's record of a finalised space."""
+
+    name: str
+    fingerprint: str
+    n_features: int
+    n_images: int
+    n_activations: int
+    has_tokens: bool
+
+    def shards(self, layout: Layout) -> ShardFolder:
+        return ShardFolder(layout.shard_folder("space", self.name), self.fingerprint)
+
+
+def space_problems(layout: Layout) -> Iterator[Problem]:
+    """Yield what is wrong with finalised spaces; those under way are nobody's problem."""
+    with Catalogue(layout.root).reading() as connection:
+        names = {str(row[0]) for row in connection.execute("SELECT name FROM spaces").fetchall()}
+        rows = connection.execute(
+            "SELECT name, fingerprint, n_features, n_images, n_activations, tokens = 'patches' FROM spaces "
+            "WHERE state = 'ready' ORDER BY name"
+        ).fetchall()
+    for row in rows:
+        yield from _problems_of(layout, _Record(*row))
+    for file in sorted(layout.spaces.glob("*.duckdb")):
+        if file.stem not in names:
+            yield Problem(f"file {file}", "belongs to no space of the catalogue", "move or remove it yourself")
+
+
+def _problems_of(layout: Layout, record: _Record) -> Iterator[Problem]:
+    where = f"space '{record.name}'"
+    found = _inspect(layout, record)
+    if isinstance(found, str):
+        remedy = "marked as not extracted; run its `glasshouse extract` or `import` again"
+        yield Problem(where, found, remedy, partial(_forget, layout, record.name))
+    elif found != (record.n_images, record.n_activations):
+        what = (
+            f"the catalogue says {record.n_images} images and {record.n_activations} activations, the file has "
+            f"{found[0]} and {found[1]}"
+        )
+        yield Problem(where, what, "the catalogue now says what the file has", partial(_record, layout, record))
+    elif record.shards(layout).files():
+        what = f"{len(record.shards(layout).files())} shards wait to be finalised"
+        yield Problem(where, what, "finalised", partial(_finish, layout, record))
+
+
+def _inspect(layout: Layout, record: _Record) -> tuple[int, int] | str:
+    """Return the numbers of images and activations in a space's file, or what is wrong with it."""
+    file = layout.space_file(record.name)
+    if not file.is_file():
+        return f"its file {file} is missing"
+    try:
+        with duckdb.connect(str(file), read_only=True) as connection:
+            row = connection.execute(
+                "SELECT (SELECT fingerprint FROM space), (SELECT count(*) FROM space_images), "
+                "(SELECT count(*) FROM activations)"
+            ).fetchone()
+    except duckdb.Error as error:
+        return f"its file {file} cannot be read: {first_line(error)}"
+    if row is None or row[0] != record.fingerprint:
+        return f"its file {file} was made from other weights than the catalogue says"
+    return int(row[1]), int(row[2])
+
+
+def _record(layout: Layout, record: _Record) -> None:
+    with exclusive([layout.lock_file("space", record.name)]):
+        record_space(layout, record.name, record.shards(layout).records())
+
+
+def _finish(layout: Layout, record: _Record) -> None:
+    with exclusive([layout.lock_file("space", record.name)]):
+        shards = record.shards(layout)
+        finalise_space(layout, record.name, record.fingerprint, record.n_features, shards, has_tokens=record.has_tokens)
+
+
+def _forget(layout: Layout, name: str) -> None:
+    """Set the record back; a file that cannot be trusted is kept beside under another name."""
+    file = layout.space_file(name)
+    if file.exists():
+        file.replace(file.with_name(f"{file.name}.damaged"))
+    with Catalogue(layout.root).writing() as connection:
+        connection.execute(
+            "UPDATE spaces SET state = 'extracting', n_images = 0, n_activations = 0 WHERE name = $name",
+            {"name": name},
+        )

@@ -1,0 +1,190 @@
+"""Files of activations and vectors: JSON batches, NPZ, NPY, Parquet and CSV."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from glasshouse.schema.errors import SourceError
+from glasshouse.warehouse.importing.tables import (
+    FeatureTable,
+    ImageKey,
+    VectorTable,
+    features_of_arrow,
+    features_of_matrix,
+    vectors_of_array,
+    vectors_of_arrow,
+)
+
+KEY_ARRAYS = ("images", "image", "keys", "paths", "files", "filenames", "image_ids")
+DENSE_ARRAYS = ("activations", "features", "values", "codes")
+VECTOR_ARRAYS = ("vectors", "embeddings", "vector", "embedding")
+
+
+def read_features(paths: Sequence[Path], keys_file: Path | None = None) -> FeatureTable:
+    """Read activations from one or several files, or from all JSON files of folders.
+
+    Args:
+        paths: `.json` ({image: {feature: value}}), `.npz` (scipy's CSR, or a dense array, with `images`),
+            `.parquet` or `.csv` (image, feature, value).
+        keys_file: for an NPZ without image names: a text file with one image a line, or a table with an image column.
+
+    Raises:
+        SourceError: a file that cannot be read or understood.
+    """
+    files = list(_files(paths))
+    if not files:
+        raise SourceError(f"There are no .json files in {', '.join(map(str, paths))}.")
+    return _joined([_features_of(file, keys_file) for file in files])
+
+
+def read_vectors(path: Path, keys_file: Path | None = None) -> VectorTable:
+    """Read vectors from `.npy` (with `keys_file`), `.npz` (vectors and images), or `.parquet` (image, vector).
+
+    Raises:
+        SourceError: a file that cannot be read or understood.
+    """
+    _require_file(path)
+    match path.suffix.lower():
+        case ".npy":
+            return vectors_of_array(_keys(path, {}, keys_file), _load(path))
+        case ".npz":
+            arrays = _load(path)
+            return vectors_of_array(_keys(path, arrays, keys_file), _array(path, arrays, VECTOR_ARRAYS))
+        case ".parquet" | ".csv":
+            return vectors_of_arrow(_arrow(path), str(path))
+    raise SourceError(f"{path}: vectors are read from .npy, .npz and .parquet files.")
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(path.rglob("*.json"))
+        else:
+            _require_file(path)
+            yield path
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise SourceError(f"There is no file {path}.")
+
+
+def _features_of(path: Path, keys_file: Path | None) -> FeatureTable:
+    match path.suffix.lower():
+        case ".json":
+            return _features_of_json(path)
+        case ".npz":
+            return _features_of_npz(path, keys_file)
+        case ".parquet" | ".csv":
+            return features_of_arrow(_arrow(path), str(path))
+    raise SourceError(f"{path}: activations are read from .json, .npz, .parquet and .csv files.")
+
+
+def _features_of_json(path: Path) -> FeatureTable:
+    """Read {image: {feature: value}}; the batches of the original art toolkit have this form."""
+    try:
+        batch = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(batch, dict) or not all(isinstance(entry, dict) for entry in batch.values()):
+        raise SourceError(f"{path} must hold {{image: {{feature: value}}}}, an object of objects.")
+    rows, features, values = [], [], []
+    for row, (image, entry) in enumerate(batch.items()):
+        for feature, value in entry.items():
+            try:
+                features.append(int(feature))
+                values.append(float(value))
+            except (TypeError, ValueError):
+                raise SourceError(
+                    f"{path}: '{image}' has the entry {feature!r}: {value!r}; features are whole numbers, "
+                    "values are numbers."
+                ) from None
+            rows.append(row)
+    return FeatureTable(
+        list(batch), np.array(rows, np.int64), np.array(features, np.int64), np.array(values, np.float32)
+    )
+
+
+def _features_of_npz(path: Path, keys_file: Path | None) -> FeatureTable:
+    """Read what scipy.sparse.save_npz wrote, with or without an `images` array beside, or a dense array."""
+    arrays = _load(path)
+    keys = _keys(path, arrays, keys_file)
+    if {"data", "indices", "indptr", "shape"} <= set(arrays):
+        import scipy.sparse
+
+        parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+        form = arrays["format"].item() if "format" in arrays else b"csr"
+        kind = scipy.sparse.csc_array if form in (b"csc", "csc") else scipy.sparse.csr_array
+        try:
+            return features_of_matrix(keys, kind(parts, shape=tuple(int(n) for n in arrays["shape"])))
+        except ValueError as error:
+            raise SourceError(f"{path} holds no sound sparse matrix: {error}.") from error
+    return features_of_matrix(keys, _array(path, arrays, DENSE_ARRAYS))
+
+
+def _load(path: Path) -> Any:
+    """Load NPY or NPZ; pickled objects are refused, since unpickling runs code."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise SourceError(
+            f"{path} cannot be read as NumPy data ({error}). Save plain arrays; image names as a string array."
+        ) from error
+
+
+def _array(path: Path, arrays: dict[str, Any], names: Sequence[str]) -> Any:
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    raise SourceError(f"{path} has none of the arrays {', '.join(names)}. It has: {', '.join(arrays)}.")
+
+
+def _keys(path: Path, arrays: dict[str, Any], keys_file: Path | None) -> list[ImageKey]:
+    """Find the images' names: in the file itself, or in the file given with --images."""
+    if keys_file is not None:
+        _require_file(keys_file)
+        if keys_file.suffix.lower() in (".csv", ".parquet"):
+            table = _arrow(keys_file)
+            return [str(key) for key in table[table.column_names[0]].to_pylist()]
+        return list(keys_file.read_text(encoding="utf-8-sig").splitlines())
+    for name in KEY_ARRAYS:
+        if name in arrays:
+            return [int(key) if np.issubdtype(arrays[name].dtype, np.integer) else str(key) for key in arrays[name]]
+    raise SourceError(
+        f"{path} does not say which row is which image. Add an array `images` to it, or give --images FILE with one "
+        "image a line, in the order of the rows."
+    )
+
+
+def _arrow(path: Path) -> pa.Table:
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(path)
+        import pyarrow.csv
+
+        return pyarrow.csv.read_csv(path)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path} cannot be read: {error}.") from error
+
+
+def _joined(tables: Sequence[FeatureTable]) -> FeatureTable:
+    """Put batches after one another."""
+    offsets = np.cumsum([0, *(len(table.keys) for table in tables)])
+    widths = [table.n_features for table in tables if table.n_features is not None]
+    return FeatureTable(
+        [key for table in tables for key in table.keys],
+        np.concatenate([table.row_n + offset for table, offset in zip(tables, offsets, strict=False)]),
+        np.concatenate([table.feature_n for table in tables]),
+        np.concatenate([table.value_n for table in tables]),
+        max(widths, default=None),
+    )
