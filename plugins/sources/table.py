@@ -66,7 +66,7 @@ def _broken_rows(table: Table, kind: Kind) -> Iterator[Record]:
 
 
 def _is_empty(cells: list[str]) -> bool:
-    return not any(cell.strip() for cell in cells)
+    return not any(map(str.strip, cells))
 
 
 def _filled(table: Table) -> Iterator[tuple[int, list[str]]]:
