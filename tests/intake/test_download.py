@@ -28,53 +28,8 @@ class Server:
         self.n_open = self.n_open_most = 0
         self.lock = threading.Lock()
         self.released = threading.Event()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                with server.lock:
-                    server.requests[self.path] += 1
-                    server.times.setdefault(self.path, []).append(time.monotonic())
-                    server.n_open += 1
-                    server.n_open_most = max(server.n_open_most, server.n_open)
-                try:
-                    self.answer(server.requests[self.path])
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
-                finally:
-                    with server.lock:
-                        server.n_open -= 1
-
-            def answer(self, n_asked: int) -> None:
-                kind = self.path.split("/")[1]
-                if kind == "hang":
-                    server.released.wait(20)
-                if kind == "429" and n_asked == 1:
-                    self.send({"Retry-After": "1"}, 429)
-                elif kind == "500" and n_asked == 1:
-                    self.send({}, 500)
-                elif kind == "down":
-                    self.send({}, 503)
-                elif kind == "gone":
-                    self.send({}, 404)
-                elif kind == "forbidden":
-                    self.send({}, 403)
-                else:
-                    time.sleep(0.05 if kind == "slow" else 0)
-                    self.send({}, 200, server.picture(int(self.path.split("/")[2])))
-
-            def send(self, headers: dict[str, str], status: int, body: bytes = b"") -> None:
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                """Keep quiet."""
-
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.glasshouse = self  # type: ignore[attr-defined]
         self.http.daemon_threads = True
         self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
         self.thread.start()
@@ -87,6 +42,43 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by the first part of the path; see `Server`."""
+
+    def do_GET(self) -> None:
+        state: Server = self.server.glasshouse  # type: ignore[attr-defined]
+        with state.lock:
+            state.requests[self.path] += 1
+            state.times.setdefault(self.path, []).append(time.monotonic())
+            state.n_open += 1
+            state.n_open_most = max(state.n_open_most, state.n_open)
+        try:
+            self.answer(state, state.requests[self.path])
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        finally:
+            with state.lock:
+                state.n_open -= 1
+
+    def answer(self, state: Server, n_asked: int) -> None:
+        _, kind, *rest = self.path.partition("?")[0].split("/")
+        if kind == "hang":
+            state.released.wait(20)
+        statuses = {"429": 429, "500": 500} if n_asked == 1 else {}
+        status = {"down": 503, "gone": 404, "forbidden": 403, **statuses}.get(kind, 200)
+        time.sleep(0.05 if kind == "slow" else 0)
+        body = state.picture(int(rest[0])) if status == 200 and rest else b""
+        self.send_response(status)
+        if status == 429:
+            self.send_header("Retry-After", "1")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
 
 
 @pytest.fixture
@@ -129,7 +121,7 @@ def test_a_server_that_hangs_is_timed_out(server: Server, tmp_path: Path) -> Non
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="cannot be downloaded: .*3 times"):
+    with pytest.raises(DownloadError, match=r"cannot be downloaded: .*3 times"):
         Downloader(tmp_path, QUICK).fetch("http://127.0.0.1:9/x.png")
 
 
