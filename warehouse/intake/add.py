@@ -190,15 +190,24 @@ def _write_image_intakes(images: ImageIntake, names: Sequence[str]) -> None:
 def _add_rows(catalogue: Catalogue, root: Path, scan: _Scan, report: AddReport) -> None:
     """Join the rows of each source and kind and write them, one transaction each."""
     joiner = load_joiner(catalogue, root)
+    has_masks = any(kind == "annotations" for kind, _ in scan.rows)
+    size_of = _image_sizes(catalogue) if has_masks else {}
     for kind in ROW_KINDS:
         for (of_kind, name), records in scan.rows.items():
             if of_kind != kind:
                 continue
             base = scan.base_of[name]
-            taker = RowTaker(kind, name, lambda key, base=base: joiner.resolve(key, base))  # type: ignore[misc]
+            taker = RowTaker(kind, name, lambda key, base=base: joiner.resolve(key, base), size_of)  # type: ignore[misc]
             taker.take_all(records)
             write_rows(catalogue, taker)
             report.rows.append(taker.counts)
+
+
+def _image_sizes(catalogue: Catalogue) -> dict[int, tuple[int, int]]:
+    """Return (height, width) of every picture."""
+    with catalogue.reading() as connection:
+        rows = connection.execute("SELECT image_id, height, width FROM images").fetchall()
+    return {image_id: (height, width) for image_id, height, width in rows}
 
 
 def load_joiner(catalogue: Catalogue, root: Path) -> Joiner:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +37,14 @@ Resolve = Callable[[str], int | Unjoined]
 class RowTaker:
     """Takes the records of one kind from one source; ends as columns and counts.
 
-    `tuples` are rows of the kind's table without `source`; `rejected` are (row_number, key, reason).
+    `size_of` is (height, width) by image_id, for masks whose source does not tell the size. `tuples` are rows of the
+    kind's table without `source`; `rejected` are (row_number, key, reason).
     """
 
     kind: Kind
     source: str
     resolve: Resolve
+    size_of: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     counts: RowCounts = field(init=False)
     tuples: list[tuple[Any, ...]] = field(default_factory=list)
     rejected: list[tuple[int, str, str]] = field(default_factory=list)
@@ -116,7 +118,7 @@ class RowTaker:
 
     def _take_annotation(self, record: AnnotationRecord, image_id: int) -> None:
         try:
-            mask = encode_mask(record.segmentation, record.image_size)
+            mask = encode_mask(record.segmentation, record.image_size or self.size_of.get(image_id))
             x, y, width, height = _bbox(record.bbox)
             area = _optional_number(record.area, "area")
         except (MaskError, BadValueError) as error:
