@@ -110,6 +110,8 @@ def _check_settings(form: CommonForm, where: str) -> None:
         raise ModelError(
             f"{where}: the normalisation '{form.normalization}' is not one of {', '.join(NORMALIZATIONS)}."
         )
+    if form.normalization == "layer_norm" and form.w_enc_df.shape[0] < 2:
+        raise ModelError(f"{where}: layer_norm needs vectors of at least two entries.")
     if form.activation == "topk" and not (isinstance(form.k, int) and 1 <= form.k <= n_features):
         raise ModelError(f"{where}: topk needs k between 1 and {n_features}, not {form.k}.")
     if form.activation in ("jumprelu", "batchtopk") and form.threshold_f is None:
@@ -192,10 +194,12 @@ class CommonSae:
         n_block = min(max(1, BLOCK_BYTES // (4 * n_features)), max(n_rows, 1))
         with torch.no_grad():
             inputs_nd = self._inputs(acts_nd)
-            # One buffer for all blocks: fresh memory of this size costs as much as writing it.
-            buffer_bf = torch.empty(n_block, n_features, device=self.device)
+            # The same memory for all blocks: fresh pages cost as much as writing them, and freed ones are not
+            # reused once the small arrays of codes have split them.
+            pre_bf = torch.empty(n_block, n_features, device=self.device)
+            active_bf = torch.empty(n_block, n_features, device=self.device, dtype=torch.bool)
             blocks = [
-                self._encode_block(inputs_nd[start : start + n_block], start, buffer_bf)
+                self._encode_block(inputs_nd[start : start + n_block], start, pre_bf, active_bf)
                 for start in range(0, n_rows, n_block)
             ]
         return joined(blocks)
@@ -220,10 +224,10 @@ class CommonSae:
             )
         with torch.no_grad():
             decoded_nd = sparse_product(codes, n_rows, self.form.w_dec_fd) + self.form.b_dec_d
-            if acts_nd is None:
+            if self.form.normalization == "none" or acts_nd is None:
                 return decoded_nd
             shift_n1, scale_n1 = self._shift_and_scale(acts_nd.to(self.device, torch.float32))
-            return decoded_nd * scale_n1 + shift_n1
+            return (decoded_nd * scale_n1 + shift_n1).float()
 
     def _check_width(self, width: int) -> None:
         if width != self.width:
@@ -242,7 +246,7 @@ class CommonSae:
             shift_n1, scale_n1 = self._shift_and_scale(inputs_nd)
             # Prisma adds the epsilon on the way in only.
             epsilon = LAYER_NORM_EPSILON if self.form.normalization == "layer_norm" else 0.0
-            inputs_nd = (inputs_nd - shift_n1) / (scale_n1 + epsilon)
+            inputs_nd = ((inputs_nd - shift_n1) / (scale_n1 + epsilon)).float()
         if self.form.apply_b_dec_to_input:
             inputs_nd = inputs_nd - self.form.b_dec_d
         return inputs_nd
@@ -250,29 +254,36 @@ class CommonSae:
     def _shift_and_scale(self, acts_nd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The normalisation of each row as (x − shift)/scale, both [n, 1].
 
-        A row of zeros has no norm to rescale; it stays zero, as a row without variance does under `layer_norm`.
+        In double precision: a row without variance would otherwise be divided by the rounding error of its mean. A
+        row of zeros has no norm to rescale; it stays zero.
         """
         import torch  # late: it takes a second to import
 
+        acts_nd = acts_nd.double()
         if self.form.normalization == "layer_norm":
-            return acts_nd.mean(1, keepdim=True), acts_nd.std(1, keepdim=True, correction=1)
-        zeros_n1 = torch.zeros(acts_nd.shape[0], 1, device=acts_nd.device)
-        if self.form.normalization == "none":
-            return zeros_n1, zeros_n1 + 1
+            mean_n1 = acts_nd.mean(1, keepdim=True)
+            variance_n1 = (acts_nd - mean_n1).square().sum(1, keepdim=True) / (acts_nd.shape[1] - 1)
+            return mean_n1, variance_n1.sqrt()
         scale_n1 = acts_nd.norm(dim=1, keepdim=True) / acts_nd.shape[1] ** 0.5
-        return zeros_n1, torch.where(scale_n1 > 0, scale_n1, 1.0)
+        return torch.zeros_like(scale_n1), torch.where(scale_n1 > 0, scale_n1, 1.0)
 
-    def _encode_block(self, inputs_nd: torch.Tensor, first_row: int, buffer_bf: torch.Tensor) -> SparseCodes:
-        """Codes of a few rows; `buffer_bf` is overwritten."""
+    def _encode_block(
+        self, inputs_nd: torch.Tensor, first_row: int, pre_bf: torch.Tensor, active_bf: torch.Tensor
+    ) -> SparseCodes:
+        """Codes of a few rows; `pre_bf` and `active_bf` are overwritten."""
         import torch  # late: it takes a second to import
 
-        form, out_nf = self.form, buffer_bf[: inputs_nd.shape[0]]
+        form, n_rows = self.form, inputs_nd.shape[0]
+        pre_nf, active_nf = pre_bf[:n_rows], active_bf[:n_rows]
         if form.b_gate_f is not None:
-            return self._encode_gated(torch.mm(inputs_nd, form.w_enc_df, out=out_nf), first_row)
-        torch.addmm(form.b_enc_f, inputs_nd, form.w_enc_df, out=out_nf)
-        if form.activation == "topk":
-            return self._encode_topk(out_nf, first_row)
-        codes = sparse_codes(out_nf, out_nf > self._threshold, first_row)
+            torch.mm(inputs_nd, form.w_enc_df, out=pre_nf)
+            torch.gt(pre_nf, -form.b_gate_f, out=active_nf)
+            codes = self._magnitudes(sparse_codes(pre_nf, active_nf, first_row))
+        else:
+            torch.addmm(form.b_enc_f, inputs_nd, form.w_enc_df, out=pre_nf)
+            if form.activation == "topk":
+                return self._encode_topk(pre_nf, first_row)
+            codes = sparse_codes(pre_nf, torch.gt(pre_nf, self._threshold, out=active_nf), first_row)
         return codes._replace(value=codes.value.tanh()) if form.activation == "tanh-relu" else codes
 
     @cached_property
@@ -294,15 +305,14 @@ class CommonSae:
         active_nk = value_nk > 0
         return SparseCodes(row_nk[active_nk].int().cpu(), feature_nk[active_nk].int().cpu(), value_nk[active_nk].cpu())
 
-    def _encode_gated(self, product_nf: torch.Tensor, first_row: int) -> SparseCodes:
+    def _magnitudes(self, codes: SparseCodes) -> SparseCodes:
+        """Values of a gated SAE from the products x@W_enc of the features whose gate is open."""
         form = self.form
-        assert form.b_gate_f is not None and form.r_mag_f is not None and form.b_mag_f is not None
-        codes = sparse_codes(product_nf, product_nf > -form.b_gate_f, first_row)
-        gain_f, bias_f = form.r_mag_f.exp().cpu(), form.b_mag_f.cpu()
+        assert form.r_mag_f is not None and form.b_mag_f is not None  # check() saw to it
         feature = codes.feature.long()
+        gain_f, bias_f = form.r_mag_f.exp().cpu(), form.b_mag_f.cpu()
         codes = codes._replace(value=codes.value * gain_f[feature] + bias_f[feature])
-        codes = keep(codes, codes.value > 0)
-        return codes._replace(value=codes.value.tanh()) if form.activation == "tanh-relu" else codes
+        return keep(codes, codes.value > 0)
 
 
 def _placed(tensors: Mapping[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import types
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,13 @@ def load_tensors(file: Path) -> Any:
     if not file.is_file():
         raise ModelError(f"There is no checkpoint {file}.")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's guesses at what else the file may be; an error follows anyhow
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         pass  # it holds something besides tensors; or it is none
     except Exception as error:  # torch raises whatever its readers raise
-        raise ModelError(f"{file} is no PyTorch checkpoint: {one_line(error)}.") from error
+        raise ModelError(f"{file} is no PyTorch checkpoint: {one_line(error)}. {HOW_TO_CONVERT}") from error
     _check_archive(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_inert_module())
