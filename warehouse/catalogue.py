@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import random
 import re
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -91,10 +93,33 @@ def connect_with_patience(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConn
     return wait_for_lock(attempt, path)
 
 
+_turnstiles: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""One per catalogue and process. All pass it on their way in, so that a waiting writer holds up those behind it."""
+
+TURNSTILE_S = 0.5
+"""How long a waiting writer keeps others out at a time: a reader inside that wants in again must not wait forever."""
+
+
 def wait_for_lock(attempt: Callable[[], duckdb.DuckDBPyConnection], path: Path) -> duckdb.DuckDBPyConnection:
     """Call `attempt` until it succeeds, fails for another reason than a lock, or time is up."""
     deadline = time.monotonic() + lock_timeout()
     pause = 0.01
+    while True:
+        with _turnstiles[path]:
+            try:
+                return _attempt_for(attempt, path, TURNSTILE_S)
+            except LockedError:
+                if time.monotonic() >= deadline:
+                    raise
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        pause = min(pause * 1.6, 0.5)
+
+
+def _attempt_for(
+    attempt: Callable[[], duckdb.DuckDBPyConnection], path: Path, seconds: float
+) -> duckdb.DuckDBPyConnection:
+    """Call `attempt` again and again for some time while another connection is in the way."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return attempt()
@@ -103,8 +128,7 @@ def wait_for_lock(attempt: Callable[[], duckdb.DuckDBPyConnection], path: Path) 
                 raise WarehouseError(f"Cannot open {path}: {_reason(error)}") from error
             if time.monotonic() >= deadline:
                 raise LockedError(_who(error, path)) from error
-        time.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(pause * 1.6, 0.5)
+        time.sleep(random.uniform(0.005, 0.02))
 
 
 def lock_timeout() -> float:
@@ -130,8 +154,8 @@ def _who(error: Exception, path: Path) -> str:
         return f"{path} is in use by this very process. Close the other connection and try again."
     pid = match["pid"]
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        program = " ".join(word for word in words if word)[:200] or match["program"]
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ").split()
+        program = " ".join(words)[:120] or match["program"]
     except OSError:
         program = match["program"]
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 SpaceSpec = tuple[str, str, TokenPolicy, "str | SparseAutoencoder"]
 """Name, hook point, token policy, SAE (a spec or a loaded one)."""
+
+NEW_PREFIX = ".catalog.new-"
+"""Start of the name of a catalogue that is being created."""
 
 Progress = Callable[[int, "int | None"], None]
 Paths = Sequence[str | Path]
@@ -63,14 +67,19 @@ class Warehouse(WarehouseReads):
         if layout.catalogue.exists():
             raise WarehouseError(f"{root} is a warehouse already. Add images with `glasshouse add FOLDER -w {root}`.")
         try:
-            if layout.root.exists() and any(layout.root.iterdir()):
+            if layout.root.exists() and not all(path.name.startswith(NEW_PREFIX) for path in layout.root.iterdir()):
                 raise WarehouseError(
                     f"{root} exists and is no empty folder. Choose another name, e.g. {layout.root.name}.glasshouse."
                 )
             layout.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WarehouseError(f"Cannot create {root}: {error.strerror or error}.") from error
-        migrate(layout.catalogue)
+        # Under another name until it is whole: a killed creation must not leave half a catalogue.
+        for left in layout.root.glob(f"{NEW_PREFIX}*"):
+            left.unlink()
+        new = layout.root / f"{NEW_PREFIX}{os.getpid()}"
+        migrate(new)
+        new.replace(layout.catalogue)
         surface.write_attach_sql(layout)
         return cls(root, plugins)
 

@@ -1,0 +1,113 @@
+"""What all tests share: no plugins from outside, real stores in temporary folders, a toy encoder, some pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["GLASSHOUSE_NO_PLUGINS"] = "1"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+KIT = Path(__file__).parent / "kit"
+TOY_PLUGIN = KIT / "toy_plugin.py"
+
+
+def pytest_report_header() -> str:
+    names = ("duckdb", "lancedb", "pyarrow", "polars", "torch", "pillow", "pluggy")
+    return "stores: " + ", ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLASSHOUSE", raising=False)
+    monkeypatch.setenv("GLASSHOUSE_LOCK_TIMEOUT", "20")
+
+
+@pytest.fixture(scope="session")
+def toy_encoder_class() -> Any:
+    spec = importlib.util.spec_from_file_location("toy_plugin", TOY_PLUGIN)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ToyEncoder
+
+
+@pytest.fixture
+def plugins() -> Any:
+    from glasshouse.plugins.manager import Plugins
+
+    return Plugins([TOY_PLUGIN], external=False)
+
+
+def write_pictures(folder: Path, n: int, first: int = 0, size: int = 20) -> list[Path]:
+    """Write n different random PNGs; picture i is the same whenever it is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i in range(first, first + n):
+        pixels = np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        path = folder / f"{i:05d}.png"
+        Image.fromarray(pixels).save(path)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Return a folder of 30 pictures."""
+    write_pictures(tmp_path / "pictures", 30)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path, pictures: Path, plugins: Any) -> Iterator[Any]:
+    """Return a warehouse with 30 pictures and nothing extracted."""
+    from glasshouse.warehouse.warehouse import Warehouse
+
+    opened = Warehouse.create(tmp_path / "w.glasshouse", plugins)
+    opened.add([pictures])
+    yield opened
+    opened.close()
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def glasshouse(tmp_path: Path) -> Run:
+    """Return a function that runs the real command in a process of its own, in the temporary folder."""
+
+    def run(*words: str | Path, input: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command(), *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+def command() -> list[str]:
+    """Return the command line's start, with the toy plugin."""
+    return [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        "from glasshouse.cli.main import run; run()",
+        "--plugin",
+        str(TOY_PLUGIN),
+    ]
