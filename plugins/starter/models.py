@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -130,4 +131,19 @@ def load_dinov2(folder: Path | None = None) -> Any:
     ensure_torchvision_operators()
     from transformers import Dinov2Model  # late: it takes seconds to import
 
-    return Dinov2Model.from_pretrained(folder or data_folder("dinov2"), dtype=torch.float32).eval()
+    with quiet_transformers():
+        return Dinov2Model.from_pretrained(folder or data_folder("dinov2"), dtype=torch.float32).eval()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars over ours while it reads or writes a small file."""
+    from transformers.utils import logging  # late: it takes seconds to import
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()

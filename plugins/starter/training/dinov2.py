@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from glasshouse.plugins.starter.models import DINOV2, PIXEL_MEAN, PIXEL_STD, new_dinov2, pixels
+from glasshouse.plugins.starter.models import DINOV2, PIXEL_MEAN, PIXEL_STD, new_dinov2, pixels, quiet_transformers
 from glasshouse.plugins.starter.training.clip import Report
 from glasshouse.plugins.starter.training.data import PictureSet
 from glasshouse.plugins.starter.training.losses import (
@@ -42,10 +42,13 @@ SEED_OFFSET: Final = 1
 """Added to the seed, so that no initial weight agrees with the CLIP's."""
 ALIGNMENT_WEIGHT: Final = 20.0
 LABEL_WEIGHT: Final[dict[str, float]] = {
-    "shape": 1.7, "colour": 1.25, "texture": 1.4, "size": 1.0, "position": 1.2,
-    "background_colour": 0.9, "background_pattern": 0.9, "watermark": 1.0,
+    "shape": 1.7, "colour": 1.3, "texture": 1.55, "size": 1.3, "position": 1.35,
+    "background_colour": 1.1, "background_pattern": 1.35, "watermark": 2.8,
 }  # fmt: skip
-"""How much each attribute counts when two images are compared; shape is the hardest to see."""
+"""How much each attribute counts when two images are compared.
+
+Shape and texture are the hardest to see; the watermark is rare, so it varies little and needs the largest weight.
+"""
 
 
 def label_vectors(facts_b32: npt.NDArray[np.uint64]) -> torch.Tensor:
@@ -117,7 +120,8 @@ def save_dinov2(model: Any, folder: Path) -> None:
     """Write the weights (float16), the configuration and the preprocessing that transformers reads."""
     half = new_dinov2(0)
     half.load_state_dict(model.state_dict())
-    half.half().save_pretrained(folder)
+    with quiet_transformers():
+        half.half().save_pretrained(folder)
     preprocessing = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
