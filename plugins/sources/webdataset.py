@@ -37,6 +37,7 @@ from glasshouse.warehouse.intake.records import (
 from glasshouse.warehouse.intake.tables import decode_text
 
 COMPRESSED = (".tar.gz", ".tgz")
+_BLOCK = 512
 _TEXTS = (".txt", ".caption")
 _SIDECARS = (*_TEXTS, ".cls", ".json")
 
@@ -92,10 +93,25 @@ def _members(path: str, samples: dict[str, _Sample], options: ReadOptions, *, ke
                     continue
                 yield from _member(path, tar, member, samples, options, keep_pictures and is_compressed)
                 tar.members.clear()  # type: ignore[attr-defined]
+            if not is_compressed and (reason := _end(path, tar.offset)):
+                yield RejectedRecord("images", path, reason)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         if n_members == 0:
             raise SourceError(f"{path} is not a tar that can be read: {error}.") from error
         yield RejectedRecord("images", path, f"the tar is damaged after {n_members} members: {error}")
+
+
+def _end(path: str, offset: int) -> str:
+    """Say what is wrong behind the last member at `offset`: there must be a block of zeros, and nothing else."""
+    with Path(path).open("rb") as file:
+        file.seek(offset)
+        mark = file.read(_BLOCK)
+        if len(mark) < _BLOCK or any(mark):
+            return "truncated: the tar ends without its end mark, members may be missing"
+        while chunk := file.read(1 << 20):
+            if any(chunk):
+                return "more data follows the tar's end and was not read; is it several tars in one file?"
+    return ""
 
 
 def _member(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,3 +251,74 @@ def test_warehouses_are_not_pictures_of_themselves(
     shutil.copytree(warehouse, tmp_path / "other.glasshouse")
     run_add(tmp_path)
     assert query("SELECT path FROM image_paths") == [(tmp_path / "a.png").as_posix()]
+
+
+def test_every_path_leads_back_to_its_bytes(
+    tmp_path: Path, warehouse: Path, run_add: Add, query: Query, write_png: Write, png: Callable[..., bytes]
+) -> None:
+    """Files, slices of tars and copies from compressed tars, by what `image_paths` says of them."""
+    write_png(tmp_path / "p" / "a.png", 1)
+    write_png(warehouse / "own" / "b.png", 2)
+    for name in ("t.tar", "t.tgz"):
+        with tarfile.open(tmp_path / name, "w:gz" if name == "t.tgz" else "w") as tar:
+            for number in range(3):
+                member = tarfile.TarInfo(f"{number}.png")
+                member.size = len(png(number + len(name)))
+                tar.addfile(member, io.BytesIO(png(number + len(name))))
+    report = run_add(tmp_path / "p", warehouse / "own", tmp_path / "t.tar", tmp_path / "t.tgz")
+    rows = query(
+        "SELECT p.path, container, byte_offset, p.byte_count, cached, sha256 "
+        "FROM image_paths p JOIN images i USING (image_id)"
+    )
+    assert len(rows) == 8 and report.n_duplicate_pictures == 3
+    for *place, sha256 in rows:
+        assert hashlib.sha256(read_bytes(*place, root=warehouse)).hexdigest() == sha256
+    assert {(bool(container), bool(cached)) for _, container, _, _, cached, _ in rows} == {
+        (False, False),
+        (True, False),
+        (False, True),
+    }
+
+
+def test_what_a_table_lists_and_is_absent_is_a_failure(
+    tmp_path: Path, run_add: Add, query: Query, write_png: Write
+) -> None:
+    write_png(tmp_path / "a.png", 1)
+    write_png(tmp_path / "b.png", 2)
+    (tmp_path / "t.csv").write_text("file\nb.png\nabsent.png\n./a.png\nb.png\n")
+    report = run_add(tmp_path / "t.csv")
+    assert (report.n_new_images, report.n_repeated, report.n_failed) == (2, 1, 1)
+    assert query("SELECT right(path, 5) FROM images ORDER BY image_id") == ["b.png", "a.png"]
+    assert query("SELECT path, reason FROM failures") == [((tmp_path / "absent.png").as_posix(), "no such file")]
+    assert query("SELECT n_rows, n_used, n_rejected FROM intakes") == [(4, 3, 1)]
+
+
+def test_two_members_of_one_name_are_no_quiet_choice(
+    tmp_path: Path, run_add: Add, query: Query, png: Callable[..., bytes]
+) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for seed in (1, 2):
+            member = tarfile.TarInfo("a.png")
+            member.size = len(png(seed))
+            tar.addfile(member, io.BytesIO(png(seed)))
+    for _ in range(2):
+        report = run_add(tmp_path / "t.tar")
+        assert report.n_failed == 1 and not report.changed_paths
+    assert query("SELECT reason FROM failures") == [
+        "another picture has the same path in this call; the first one counts"
+    ]
+
+
+def test_members_that_moved_within_their_tar_are_found_again(
+    tmp_path: Path, warehouse: Path, run_add: Add, query: Query, png: Callable[..., bytes]
+) -> None:
+    for order in ((1, 2), (2, 1)):
+        with tarfile.open(tmp_path / "t.tar", "w") as tar:
+            for seed in order:
+                member = tarfile.TarInfo(f"{seed}.png")
+                member.size = len(png(seed))
+                tar.addfile(member, io.BytesIO(png(seed)))
+        report = run_add(tmp_path / "t.tar")
+    assert report.n_known == 2 and report.n_new_images == 0 and not report.changed_paths
+    for name, container, offset, count in query("SELECT path, container, byte_offset, byte_count FROM image_paths"):
+        assert read_bytes(name, container, offset, count, None, warehouse) == png(int(name[-5]))
