@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from glasshouse.plugins.starter.activations import ClipActivations, clip_activations
-from glasshouse.plugins.starter.dictionary import Dictionary, reconstruction
+from glasshouse.plugins.starter.dictionary import reconstruction
 from glasshouse.plugins.starter.models import (
     clip_vocab_size,
     load_clip,
@@ -28,7 +28,7 @@ from glasshouse.plugins.starter.models import (
 from glasshouse.plugins.starter.training.clip import N_CAPTIONS, save_clip, train_clip
 from glasshouse.plugins.starter.training.data import PictureSet, make_pictures
 from glasshouse.plugins.starter.training.dinov2 import save_dinov2, train_dinov2
-from glasshouse.plugins.starter.training.sae import N_FEATURES, PREFIXES, K, train_sae
+from glasshouse.plugins.starter.training.sae import PREFIXES, K, train_sae
 from glasshouse.plugins.starter.training.tokens import write_merges
 from glasshouse.plugins.starter.world.scene import Stream, render_scene
 
@@ -52,7 +52,7 @@ class Plan:
     @classmethod
     def full(cls, seed: int) -> Plan:
         """The plan of the shipped weights: under 40 minutes on two idle cores."""
-        return cls(seed, 40_000, 2_000, 30_000, 700, 12_000, 2_500)
+        return cls(seed, 40_000, 2_000, 30_000, 700, 8_000, 2_000)
 
     @classmethod
     def quick(cls, seed: int) -> Plan:
@@ -148,54 +148,61 @@ def dinov2_stage(run: Run) -> None:
     run.stage("dinov2", settings, work)
 
 
-def _activations(model: Any, seed: int, stream: Stream, n_images: int) -> ClipActivations:
-    images = [render_scene(seed, index, stream=stream).image_hwc for index in range(n_images)]
-    return clip_activations(model, np.stack(images))
-
-
-def _tokens(acts: ClipActivations, tokens: str) -> torch.Tensor:
-    return acts.cls_nd if tokens == "cls" else acts.patches_ntd.flatten(0, 1)
-
-
 def sae_stage(run: Run) -> None:
     """Train both dictionaries on the CLIP of this run, and the same on an untrained CLIP as controls."""
     plan, encoder = run.plan, weights_sha256("clip", run.folder)
     settings = {"seed": plan.seed, "images": plan.sae_images, "steps": plan.sae_steps, "encoder": encoder}
-    cache: dict[bool, tuple[ClipActivations, ClipActivations]] = {}
-
-    def activations(control: bool) -> tuple[ClipActivations, ClipActivations]:
-        if control not in cache:
-            folder = run.folder / "clip"
-            model = new_clip(clip_vocab_size(folder), plan.seed) if control else load_clip(folder)
-            cache.clear()
-            cache[control] = (
-                _activations(model, plan.seed, Stream.SAE_TRAINING, plan.sae_images),
-                _activations(model, plan.seed, Stream.HELD_OUT, N_SELF_TEST),
-            )
-        return cache[control]
-
     for control in (False, True):
+        activations = _Activations(run, control)
         for tokens in ("cls", "patches"):
 
-            def work(folder: Path, tokens: str = tokens, control: bool = control) -> None:
-                train, test = (_tokens(acts, tokens) for acts in activations(control))
-                found = train_sae(train, K[tokens], plan.seed, plan.sae_steps, lambda step, loss: None)
-                description = {
-                    "format": 1,
-                    "activation": "batchtopk",
-                    "k": K[tokens],
-                    "apply_b_dec_to_input": True,
-                    "normalization": "none",
-                    "prefixes": list(PREFIXES),
-                    "features": N_FEATURES,
-                    "hook": HOOK[tokens],
-                    "tokens": tokens,
-                    "encoder": "starter:clip" if not control else "untrained starter:clip",
-                    "encoder_weights_sha256": encoder if not control else None,
-                    "training": {"images": plan.sae_images, "steps": plan.sae_steps, "seed": plan.seed},
-                    "self_test": reconstruction(found, test),
-                }
-                Dictionary(*found.tensors(), description).save(folder)
-                run.say(f"  {description['self_test']}")
+            def work(folder: Path, tokens: str = tokens, activations: _Activations = activations) -> None:
+                found = train_sae(activations.training(tokens), K[tokens], plan.seed, plan.sae_steps)
+                about = _describe(plan, tokens, None if activations.control else encoder)
+                about["self_test"] = reconstruction(found, activations.held_out(tokens))
+                replace(found, description=about).save(folder)
+                run.say(f"  {about['self_test']}")
 
             run.stage(f"{'control-' * control}sae-{tokens}", settings, work)
+
+
+class _Activations:
+    """Activations of the run's CLIP (or of an untrained one), computed when a stage first asks for them."""
+
+    def __init__(self, run: Run, control: bool) -> None:
+        self.control = control
+        self._run, self._acts = run, dict[Stream, ClipActivations]()
+
+    def training(self, tokens: str) -> torch.Tensor:
+        """Rows [n, 128] to train on."""
+        return self._rows(tokens, Stream.SAE_TRAINING, self._run.plan.sae_images)
+
+    def held_out(self, tokens: str) -> torch.Tensor:
+        """Rows [n, 128] for the self-test."""
+        return self._rows(tokens, Stream.HELD_OUT, N_SELF_TEST)
+
+    def _rows(self, tokens: str, stream: Stream, n_images: int) -> torch.Tensor:
+        if stream not in self._acts:
+            folder, seed = self._run.folder / "clip", self._run.plan.seed
+            model = new_clip(clip_vocab_size(folder), seed) if self.control else load_clip(folder)
+            images = [render_scene(seed, index, stream=stream).image_hwc for index in range(n_images)]
+            self._acts[stream] = clip_activations(model, np.stack(images))
+        acts = self._acts[stream]
+        return acts.cls_nd if tokens == "cls" else acts.patches_ntd.flatten(0, 1)
+
+
+def _describe(plan: Plan, tokens: str, encoder: str | None) -> dict[str, Any]:
+    """The description of a dictionary; `encoder` is the hash of the CLIP's weights, None for an untrained one."""
+    return {
+        "format": 1,
+        "activation": "batchtopk",
+        "k": K[tokens],
+        "apply_b_dec_to_input": True,
+        "normalization": "none",
+        "prefixes": list(PREFIXES),
+        "hook": HOOK[tokens],
+        "tokens": tokens,
+        "encoder": "starter:clip" if encoder else "untrained starter:clip",
+        "encoder_weights_sha256": encoder,
+        "training": {"images": plan.sae_images, "steps": plan.sae_steps, "seed": plan.seed},
+    }

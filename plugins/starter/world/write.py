@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,12 @@ from glasshouse.plugins.starter.world.vocabulary import (
 _SPLITS: Final = ("train",) * 7 + ("validation",) + ("test",) * 2
 _SPLIT_STEP: Final = 7
 """Prime to the number of splits, so that any ten images in a row hold all three."""
+
+_TABLES: Final[dict[str, tuple[str, ...]]] = {
+    "captions": ("image", "caption"),
+    "ratings": ("image", "dimension", "rater", "value"),
+    "labels": ("image", "attribute", "value"),
+}
 
 
 def split_of(index: int) -> str:
@@ -77,28 +83,26 @@ def write_world(
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     coco: dict[str, list[Any]] = {"images": [], "categories": list(CATEGORIES), "annotations": []}
-    headers = {
-        "captions": ("image", "caption"),
-        "ratings": ("image", "dimension", "rater", "value"),
-        "labels": ("image", "attribute", "value"),
-    }
     with ExitStack() as stack:
-        write: dict[str, Callable[[Iterable[Iterable[Any]]], Any]] = {}
-        for name, header in headers.items():
-            path = folder / f"{name}.csv"
-            writer = csv.writer(stack.enter_context(path.open("w", newline="", encoding="utf-8")))
-            writer.writerow(header)
-            write[name] = writer.writerows
+        tables = {name: _open_table(folder / f"{name}.csv", stack, header) for name, header in _TABLES.items()}
         for index in range(n_images):
             scene = render_scene(seed, index, confounded=confounded)
             image = f"images/{index:06d}.png"
             Image.fromarray(scene.image_hwc).save(folder / image, compress_level=4)
-            write["captions"]((image, caption.text) for caption in captions_of(scene))
-            write["ratings"]((image, *rating) for rating in ratings_of(scene))
-            write["labels"]((image, *label) for label in labels_of(scene, confounded=confounded))
-            coco["images"].append({"id": index + 1, "file_name": image, "width": IMAGE_SIZE, "height": IMAGE_SIZE})
+            tables["captions"].writerows((image, caption.text) for caption in captions_of(scene))
+            tables["ratings"].writerows((image, *rating) for rating in ratings_of(scene))
+            tables["labels"].writerows((image, *label) for label in labels_of(scene, confounded=confounded))
+            size = {"width": IMAGE_SIZE, "height": IMAGE_SIZE}
+            coco["images"].append({"id": index + 1, "file_name": image, **size})
             coco["annotations"] += annotations_of(scene, index + 1, len(coco["annotations"]) + 1)
             if progress is not None:
                 progress(index + 1)
     text = json.dumps(coco, separators=(",", ":"))
     (folder / "annotations.json").write_text(text, encoding="utf-8")
+
+
+def _open_table(path: Path, stack: ExitStack, header: tuple[str, ...]) -> Any:
+    """A CSV writer whose header is written; the stack closes its file."""
+    writer = csv.writer(stack.enter_context(path.open("w", newline="", encoding="utf-8")))
+    writer.writerow(header)
+    return writer
