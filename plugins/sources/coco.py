@@ -91,6 +91,8 @@ def _content(path: str) -> dict[str, Any]:
         raise SourceError(f"{path} is not UTF-8 text, which JSON must be.") from error
     except json.JSONDecodeError as error:
         raise SourceError(f"{path} is not JSON: {error.msg} in line {error.lineno}.") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise SourceError(f"{path} holds something that cannot be read: {error}.") from error
     except RecursionError as error:
         raise SourceError(f"{path} is nested too deeply to be a COCO file.") from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):

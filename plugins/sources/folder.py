@@ -69,7 +69,7 @@ def _walk(folder: str, warehouse: Path, above: frozenset[str]) -> Iterator[Recor
     for entry in entries:
         if entry.name.startswith("."):
             yield SkippedRecord(entry.path)
-        elif entry.is_dir():
+        elif os.path.isdir(entry.path):  # noqa: PTH112 - False, not an error, where it may not look
             if not _is_warehouse(entry.path, warehouse):
                 yield from _walk(entry.path, warehouse, above | {real})
         else:
@@ -77,10 +77,10 @@ def _walk(folder: str, warehouse: Path, above: frozenset[str]) -> Iterator[Recor
 
 
 def _file(entry: os.DirEntry[str]) -> Record:
-    is_broken_link = entry.is_symlink() and not Path(entry.path).exists()
+    is_broken_link = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - as above
     if Path(entry.name.strip()).suffix.lower() in NO_PICTURES:
         return SkippedRecord(entry.path)
-    if not entry.is_file() and not is_broken_link:  # pipes, sockets and devices
+    if not os.path.isfile(entry.path) and not is_broken_link:  # noqa: PTH113 - pipes, sockets and devices
         return SkippedRecord(entry.path)
     return ImageRecord(entry.path, PlainFile(entry.path))
 

@@ -201,6 +201,39 @@ def test_coco_annotations(tmp_path: Path, photos: Path, run_add: Add, query: Que
     assert counts(report) == [("annotations", 8, 3, 5, 0)]
 
 
+def test_coco_files_with_wild_values(tmp_path: Path, photos: Path, run_add: Add, query: Query) -> None:
+    """Python's JSON reader lets pass what no database takes: NaN, halves of surrogate pairs, endless numbers."""
+    entry = '{"id": 1, "image_id": 1, "category_id": 1, %s}'
+    wild = [
+        '"score": NaN, "deep": {"list": [Infinity, 1]}',
+        '"note": "half \\ud800 a pair", "null": "\\u0000"',
+        f'"area": {"9" * 400}',
+        '"bbox": [1e999, 0, 1, 1]',
+        f'"segmentation": [[0, 0, 4, 0, {"9" * 400}, 4]]',
+        '"segmentation": {"size": [1e999, 2], "counts": [1]}',
+    ]
+    (tmp_path / "i.json").write_text(
+        '{"images": [{"id": 1, "file_name": "a.png", "height": 8, "width": 12}], '
+        '"categories": [{"id": 1, "name": "\\ud83d"}], '
+        f'"annotations": [{", ".join(entry % text for text in wild)}]}}'
+    )
+    report = run_add(annotations=[tmp_path / "i.json"])
+    assert counts(report) == [("annotations", 6, 2, 4, 0)]
+    stored = query("SELECT attributes FROM annotations")
+    assert json.loads(stored[0]) == {"score": None, "deep": {"list": [None, 1]}}
+    assert json.loads(stored[1]) == {"note": "half ? a pair", "null": "\0"}
+    assert query("SELECT DISTINCT category FROM annotations") == ["\\ud83d"]
+    (tmp_path / "i.json").write_text(f'{{"images": [], "annotations": [{"9" * 5000}]}}')
+    with pytest.raises(SourceError, match="cannot be read"):
+        run_add(annotations=[tmp_path / "i.json"])
+
+
+def test_null_characters_are_kept(tmp_path: Path, photos: Path, run_add: Add, query: Query) -> None:
+    (tmp_path / "c.csv").write_bytes(b"image,caption\n" + b"b.png,x\n" * 600 + b"a.png,a\0b\n")
+    assert run_add(captions=[tmp_path / "c.csv"]).is_clean
+    assert query("SELECT caption FROM captions WHERE image_id = 0") == ["a\0b"]
+
+
 def test_a_numeric_image_id_joins_a_zero_padded_name(
     tmp_path: Path, write_png: Write, run_add: Add, query: Query
 ) -> None:

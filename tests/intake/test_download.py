@@ -173,6 +173,17 @@ def test_a_table_of_urls_is_added(
     assert again.n_known == 24 and server.requests.total() == n_requests + 1  # the one that is gone
 
 
+def test_an_error_page_is_asked_for_again(
+    server: Server, tmp_path: Path, warehouse: Path, run_add: Callable[..., Any], query: Callable[..., list[Any]]
+) -> None:
+    (tmp_path / "urls.csv").write_text(f"url\n{server.url('/ok/1')}\n")
+    picture, server.picture = server.picture, lambda number: b"<html>please wait</html>"
+    assert run_add(tmp_path / "urls.csv", patience=QUICK).n_failed == 1
+    assert "it starts with the text '<html>" in query("SELECT reason FROM failures")[0]
+    server.picture = picture
+    assert run_add(tmp_path / "urls.csv", patience=QUICK).is_clean
+
+
 def test_a_table_can_lie_behind_a_url(
     server: Server,
     tmp_path: Path,

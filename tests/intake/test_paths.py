@@ -50,6 +50,7 @@ def test_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_utf8_are_written_out() -> None:
     assert encodable(b"a\xffb".decode("utf-8", "surrogateescape")) == "a\\xffb"
+    assert encodable("é\ud800") == "é\\ud800"
 
 
 def test_the_root_that_holds_most_is_chosen(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_the_format_is_what_the_bytes_say() -> None:
         ("Größe: Übung, aber kein Bild".encode(), "starts with the text 'Größe"),
         (b"<!DOCTYPE html><html>404" + b" " * 5000, "starts with the text '<!DOCTYPE html><html>404'"),
         (b"\0" * 100, "nothing but null bytes"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "it is PostScript"),
         (b"%PDF-1.7 ...", "it is a PDF"),
         (b"\x89PNG\r\n\x1a\n", "PNG"),
         (b"\x01\x02\x03\xfe\xff", "starts with the bytes 01 02 03 fe ff"),

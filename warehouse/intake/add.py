@@ -7,6 +7,7 @@ written. Then the pictures go in, batch by batch; then the failures; then the ro
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ def _scan_path(
 
 
 def _source_for(path: str, sources: Sequence[Source]) -> Source:
-    if not is_url(path) and not Path(path).exists():
+    if not is_url(path) and not os.path.exists(path):  # noqa: PTH110 - False, not an error, where it may not look
         raise SourceError(f"There is no file or folder {encodable(path)}. Check the path and try again.")
     for source in sources:
         if source.claims(path):

@@ -104,7 +104,10 @@ class Downloader:
         if is_web_address(url):
             import aiohttp
 
-            options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=self.patience.timeout_s)}
+            options["client_kwargs"] = {
+                "timeout": aiohttp.ClientTimeout(total=self.patience.timeout_s),
+                "trust_env": True,  # proxies
+            }
         try:
             return fsspec.filesystem(protocol, **options)
         except ImportError as error:

@@ -138,6 +138,8 @@ class ImageIntake:
                 self._facts[sha256] = facts
             except PictureError as error:
                 self._broken[sha256] = str(error)
+        if cached is not None and isinstance(location, Url) and sha256 in self._broken:
+            (self.root / cached).unlink(missing_ok=True)  # an error page, say: ask again next time
         return Inspected(sha256, len(data), cached, self._broken.get(sha256))
 
     def _read(self, location: Location) -> tuple[bytes, str | None]:

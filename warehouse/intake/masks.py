@@ -61,7 +61,7 @@ def _from_polygons(polygons: list[Any], size: tuple[int, int] | None) -> Mask:
 
 def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
     if not isinstance(polygon, list) or not all(
-        isinstance(number, (int, float)) and math.isfinite(number) for number in polygon
+        isinstance(number, (int, float)) and -math.inf < number < math.inf for number in polygon
     ):
         raise MaskError("a polygon holds something that is no finite number")
     if len(polygon) % 2 or len(polygon) < 6:
@@ -140,7 +140,7 @@ def decode_mask(height: int, width: int, rle: str) -> np.ndarray:
 def _checked_size(size: Any) -> tuple[int, int]:
     try:
         height, width = (int(side) for side in size)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise MaskError("neither the segmentation nor its image says how large the picture is") from None
     if not (0 < height <= 65_535 and 0 < width <= 65_535):
         raise MaskError(f"a picture of {width} x {height} pixels has no mask")

@@ -93,7 +93,12 @@ def looks_like_image(path: str) -> bool:
 
 def encodable(text: str) -> str:
     r"""Return text that can be stored: bytes of a file name that are no UTF-8 are written as `\xNN`."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a surrogate pair, as JSON can spell it
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def choose_root(names: Sequence[str], candidates: Iterable[str], n_probes: int = 50) -> str:

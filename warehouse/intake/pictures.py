@@ -28,6 +28,10 @@ MEASURED_SIDE = 256
 """Measurements are made on a copy of at most this many pixels on the long side."""
 
 
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+"""How EPS files start; Pillow would hand them to Ghostscript."""
+
+
 class PictureError(SourceError):
     """These bytes are no usable picture; the message is one clause that says why."""
 
@@ -61,6 +65,8 @@ def decode_picture(data: bytes) -> Picture:
     """Decode as `decode` does and also tell format and mode. Raises as `decode` does."""
     if not data:
         raise PictureError("empty file")
+    if data.startswith(_POSTSCRIPT):
+        raise PictureError("it is PostScript, which is a program and is not run")
     _quiet_pillow()
     try:
         with Image.open(io.BytesIO(data)) as image:

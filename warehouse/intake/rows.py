@@ -7,7 +7,7 @@ counts. A line that finds no image is rejected once, however many values it has.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,8 @@ from glasshouse.warehouse.intake.records import (
 )
 from glasshouse.warehouse.intake.report import N_EXAMPLES, RowCounts
 from glasshouse.warehouse.intake.storing import record_intake, replace_rows, write_errors_are_clear
+
+_LARGEST = sys.float_info.max
 
 Resolve = Callable[[str], int | Unjoined]
 
@@ -86,7 +88,7 @@ class RowTaker:
                 self._take_annotation(record, image_id)
 
     def _take_rating(self, record: RatingRecord, image_id: int) -> None:
-        dimension, rater = record.dimension.strip(), record.rater.strip()
+        dimension, rater = encodable(record.dimension.strip()), encodable(record.rater.strip())
         if not dimension:
             self._reject(record.row_number, record.key, "the row names no dimension")
             return
@@ -127,8 +129,9 @@ class RowTaker:
         if area is None and mask is not None:
             area = float(mask.area)
         shape = (mask.height, mask.width, mask.rle) if mask is not None else (None, None, None)
-        extra = json.dumps(record.attributes, sort_keys=True, ensure_ascii=False) if record.attributes else None
-        names = (record.category, record.supercategory)
+        extra = _as_json(record.attributes) if record.attributes else None
+        supercategory = encodable(record.supercategory) if record.supercategory is not None else None
+        names = (encodable(record.category), supercategory)
         box = (x, y, width, height, area, record.is_crowd)
         self.tuples.append((record.annotation_id, image_id, *names, *box, *shape, extra))
         self.counts.n_used += 1
@@ -144,6 +147,20 @@ class RowTaker:
             self.counts.examples.append(f"row {row_number} ({row[1]}): {row[2]}")
 
 
+def _as_json(attributes: Mapping[str, Any]) -> str:
+    """Write attributes as strict JSON: NaN and infinities, which Python's reader lets pass, become null."""
+
+    def strict(value: Any) -> Any:
+        if isinstance(value, float) and not -_LARGEST <= value <= _LARGEST:
+            return None
+        if isinstance(value, dict):
+            return {key: strict(item) for key, item in value.items()}
+        return [strict(item) for item in value] if isinstance(value, list) else value
+
+    text = json.dumps(strict(dict(attributes)), sort_keys=True, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _bbox(bbox: Any) -> tuple[float | None, ...]:
     if bbox is None or bbox == []:
         return (None, None, None, None)
@@ -155,7 +172,7 @@ def _bbox(bbox: Any) -> tuple[float | None, ...]:
 def _optional_number(value: Any, name: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
         raise BadValueError(f"the {name} holds '{str(value)[:40]}', which is no finite number")
     return float(value)
 

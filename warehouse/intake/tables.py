@@ -120,7 +120,8 @@ def sniff_delimiter(lines: Sequence[str]) -> str:
     best, best_score = ",", (0, 0)
     for delimiter in DELIMITERS:
         records = _records(lines[: 4 * _N_SNIFFED], delimiter)
-        widths = [len(cells) for cells in _first(records, _N_SNIFFED) if isinstance(cells, list) and cells]
+        filled = [cells for cells in _first(records, _N_SNIFFED) if cells != []]
+        widths = [0 if isinstance(cells, BrokenRow) else len(cells) for cells in filled]
         if not widths or widths[0] < 2:
             continue
         score = (sum(width == widths[0] for width in widths), widths[0])
