@@ -1,0 +1,240 @@
+"""kill -9 at random points of the writing commands, then the same command again: as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest import command, write_pictures
+
+from glasshouse.warehouse.checking.check import check
+from glasshouse.warehouse.warehouse import Warehouse
+
+EXTRACT = ["extract", "--encoder", "toy:0", "--space", "cls", "--space", "patches", "--hook", "blocks.0.resid_post",
+           "--tokens", "cls", "--tokens", "patches", "--embed", "toy", "--batch-size", "4"]  # fmt: skip
+N_KILLS = 8
+
+
+def contents(root: Path, plugins: Any) -> dict[str, pl.DataFrame]:
+    """Return every row of every table, times of day left out."""
+    warehouse = Warehouse(root, plugins)
+    frames = {}
+    for name in ("images", "image_paths", "failures", "ratings", "rejected_rows", "intakes", "activations",
+                 "token_activations", "image_top_features", "features", "spaces", "embeddings"):  # fmt: skip
+        frame = warehouse.sql(f"FROM {name} ORDER BY ALL")
+        frames[name] = frame.drop([column for column in ("created_at", "finalised_at") if column in frame.columns])
+    for name in warehouse.embedding_names():
+        ids, vectors_ne = warehouse.embeddings(name)
+        frames[f"embedding {name}"] = pl.DataFrame({"id": ids, "vector": vectors_ne})
+    warehouse.close()
+    return frames
+
+
+def run(words: list[str], root: Path) -> None:
+    done = subprocess.run([*command(), *words, "-w", str(root)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def kill_after(words: list[str], root: Path, seconds: float) -> bool:
+    """Start the command and kill it; says whether it was still running."""
+    process = subprocess.Popen(
+        [*command(), *words, "-w", str(root)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    time.sleep(seconds)
+    alive = process.poll() is None
+    if alive:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+def duration(words: list[str], root: Path) -> float:
+    started = time.monotonic()
+    run(words, root)
+    return time.monotonic() - started
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """Return a warehouse with 40 pictures, in a subprocess' absence of any open file."""
+    write_pictures(tmp_path / "pictures", 40)
+    Warehouse.create(tmp_path / "w.glasshouse")
+    run(["add", str(tmp_path / "pictures")], tmp_path / "w.glasshouse")
+    return tmp_path / "w.glasshouse"
+
+
+@pytest.mark.slow
+def test_extract_survives_kill_at_random_points(prepared: Path, tmp_path: Path, plugins: Any) -> None:
+    reference = tmp_path / "reference.glasshouse"
+    shutil.copytree(prepared, reference)
+    seconds = duration(EXTRACT, reference)
+    expected = contents(reference, plugins)
+
+    generator = random.Random(7)
+    n_alive = 0
+    for attempt in range(N_KILLS):
+        victim = tmp_path / f"victim{attempt}.glasshouse"
+        shutil.copytree(prepared, victim)
+        # Imports take the first part of the time; what matters comes after them, more than one kill hits some runs.
+        for _ in range(generator.choice([1, 1, 2, 3])):
+            n_alive += kill_after(EXTRACT, victim, seconds * generator.uniform(0.35, 1.05))
+        run(EXTRACT, victim)
+        found = contents(victim, plugins)
+        for name, frame in expected.items():
+            assert found[name].equals(frame), f"attempt {attempt}: {name} differs"
+        assert check(Warehouse(victim).layout).remaining == []
+        shutil.rmtree(victim)
+    assert n_alive >= N_KILLS // 2
+
+
+@pytest.mark.slow
+def test_every_step_of_finalising_may_be_the_last(prepared: Path, tmp_path: Path, plugins: Any) -> None:
+    """Kill inside the process at each step between the last shard and the end, by making that step fatal."""
+    reference = tmp_path / "reference.glasshouse"
+    shutil.copytree(prepared, reference)
+    run(EXTRACT, reference)
+    expected = contents(reference, plugins)
+    steps = [
+        ("glasshouse.warehouse.extraction.finalise", "_build", False),
+        ("glasshouse.warehouse.extraction.finalise", "_build", True),
+        ("glasshouse.warehouse.extraction.finalise", "record_space", False),
+        ("glasshouse.warehouse.extraction.finalise", "record_space", True),
+        ("glasshouse.warehouse.extraction.finalise", "finalise_embedding", False),
+        ("glasshouse.warehouse.vectors:VectorStore", "append", True),
+        ("glasshouse.warehouse.extraction.shards:ShardFolder", "clear", False),
+        ("glasshouse.warehouse.extraction.shards:ShardFolder", "clear", True),
+        ("glasshouse.warehouse.surface", "write_attach_sql", False),
+    ]
+    for module, name, after in steps:
+        victim = tmp_path / "victim.glasshouse"
+        shutil.copytree(prepared, victim)
+        code = DYING.format(
+            module=module, name=name, after=after, words=["--plugin", command()[-1], *EXTRACT, "-w", str(victim)]
+        )
+        died = subprocess.run([*command()[:-3], code], capture_output=True, text=True, timeout=300)
+        assert died.returncode == -signal.SIGKILL, f"{module}.{name} was not reached: {died.stderr}"
+        run(EXTRACT, victim)
+        found = contents(victim, plugins)
+        for table, frame in expected.items():
+            assert found[table].equals(frame), f"killed at {name} (after={after}): {table} differs"
+        assert check(Warehouse(victim).layout).remaining == []
+        shutil.rmtree(victim)
+
+
+DYING = """
+import importlib, os, signal, sys
+module, _, owner = {module!r}.partition(":")
+holder = importlib.import_module(module)
+holder = getattr(holder, owner) if owner else holder
+original = getattr(holder, {name!r})
+
+def deadly(*args, **kwargs):
+    if {after}:
+        original(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(holder, {name!r}, deadly)
+import glasshouse.warehouse.extraction.extract as extract_module
+if hasattr(extract_module, {name!r}):
+    setattr(extract_module, {name!r}, deadly)
+sys.argv = ["glasshouse", *{words}]
+from glasshouse.cli.main import run
+run()
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(prepared: Path, plugins: Any) -> None:
+    words = [
+        "extract",
+        "--encoder",
+        "toy:0/slow",
+        "--space",
+        "cls",
+        "--hook",
+        "blocks.0.resid_post",
+        "--batch-size",
+        "4",
+    ]
+    process = subprocess.Popen(
+        [*command(), *words, "-w", str(prepared)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    shards = prepared / "shards" / "space-cls"
+    deadline = time.monotonic() + 60
+    while not list(shards.glob("batch-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopping after this batch" in errors and "Run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    done = {file.name for file in shards.glob("batch-*")}
+    assert 0 < len(done) < 10
+    run(words, prepared)
+    assert Warehouse(prepared, plugins).spaces()["n_images"].to_list() == [40]
+
+
+def test_two_extractions_at_once_do_not_mix(prepared: Path, plugins: Any) -> None:
+    words = [
+        "extract",
+        "--encoder",
+        "toy:0/slow",
+        "--space",
+        "cls",
+        "--hook",
+        "blocks.0.resid_post",
+        "--batch-size",
+        "8",
+    ]
+    both = [
+        subprocess.Popen(
+            [*command(), *words, "-w", str(prepared)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sorted(out for out, _ in outputs) == ["cls: 40 new images\n", "cls: up to date\n"]
+
+
+def test_the_second_extraction_says_who_is_first(prepared: Path) -> None:
+    words = [
+        "extract",
+        "--encoder",
+        "toy:0/slow",
+        "--space",
+        "cls",
+        "--hook",
+        "blocks.0.resid_post",
+        "--batch-size",
+        "1",
+    ]
+    first = subprocess.Popen(
+        [*command(), *words, "-w", str(prepared)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list((prepared / "shards").glob("space-cls/batch-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = subprocess.run(
+            [*command(), *words, "-w", str(prepared)],
+            capture_output=True, text=True, timeout=60, env={**os.environ, "GLASSHOUSE_LOCK_TIMEOUT": "0.2"},
+        )  # fmt: skip
+        assert second.returncode == 1
+        assert f"is being written by process {first.pid}" in second.stderr
+        # A reader beside the running extraction is let in.
+        assert Warehouse(prepared).sql("SELECT count(*) AS n FROM images")["n"][0] == 40
+    finally:
+        first.kill()
+        first.wait()
