@@ -255,3 +255,11 @@ def test_self_test_is_stored_and_complains(warehouse: Warehouse, tmp_path: Path)
     assert len(report.complaints) == 1 and "random" in report.complaints[0]
     stored = warehouse.sql("SELECT (self_test->>'explained_variance')::DOUBLE AS ev FROM spaces")["ev"][0]
     assert stored < 0.5
+
+
+def test_a_warehouse_named_by_a_relative_path(tmp_path: Path, pictures: Path, plugins: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = Warehouse.create("here.glasshouse", plugins)
+    relative.add(["pictures"])
+    assert relative.extract("toy:0", SPACES, "toy").new_images == {"cls": 30, "patches": 30, "toy": 30}
+    assert relative.sql("SELECT count(DISTINCT image_id) AS n FROM activations")["n"][0] == 30

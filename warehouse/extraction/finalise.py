@@ -117,10 +117,11 @@ def _build(
         if final.exists():
             connection.execute(f"ATTACH {literal(final)} AS old (READ_ONLY)")
         else:
+            own_name = _own_name(connection)
             connection.execute("ATTACH ':memory:' AS old")
             connection.execute("USE old")
             connection.execute(read_sql("space.sql"))
-            connection.execute(f"USE {_catalog_name(connection, temporary)}")
+            connection.execute(f"USE {own_name}")
         _name_shard_rows(connection, shards, new_images)
         connection.execute(
             "INSERT INTO space VALUES ($name, $fingerprint, $format, $n_features)",
@@ -142,15 +143,10 @@ def _build(
         connection.execute("CHECKPOINT")
 
 
-def _catalog_name(connection: duckdb.DuckDBPyConnection, file: Path) -> str:
+def _own_name(connection: duckdb.DuckDBPyConnection) -> str:
     """Return the quoted name under which DuckDB knows the connection's own file."""
-    row = connection.execute(
-        "SELECT format('\"{}\"', replace(database_name, '\"', '\"\"')) FROM duckdb_databases() WHERE path = $path",
-        {"path": str(file)},
-    ).fetchone()
-    if row is None:
-        raise WarehouseError(f"DuckDB does not list {file}, which it has just opened.")
-    return str(row[0])
+    row = connection.execute("SELECT current_database()").fetchone()
+    return identifier(str(row[0])) if row else "main"
 
 
 def _name_shard_rows(connection: duckdb.DuckDBPyConnection, shards: ShardFolder, new_images: Sequence[int]) -> None:

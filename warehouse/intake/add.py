@@ -101,15 +101,10 @@ def add(
     images = ImageIntake(root, Downloader(options.cache, patience), report, n_workers)
     sweep(options.cache)
     scan = _Scan()
-    wanted: dict[Kind, Sequence[str | Path]] = {
-        "ratings": ratings,
-        "captions": captions,
-        "labels": labels,
-        "annotations": annotations,
-    }
+    tables = (ratings, captions, labels, annotations)
     for path in _once(paths):
         _scan_path(scan, report, path, sources, options, _BROUGHT_ALONG)
-    for kind, files in wanted.items():
+    for kind, files in zip(ROW_KINDS, tables, strict=True):
         for path in _once(files):
             _scan_path(scan, report, path, sources, options, frozenset({kind}))
     for item in scan.items:

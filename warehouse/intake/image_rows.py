@@ -62,6 +62,16 @@ class _KnownPath(NamedTuple):
     place: tuple[Any, ...]
 
 
+@dataclass
+class _Plan:
+    """The rows to insert and update, each with its image_id, and the counts."""
+
+    new_images: list[tuple[int, Arrival]] = field(default_factory=list)
+    new_paths: list[tuple[int, Arrival]] = field(default_factory=list)
+    moved_paths: list[tuple[int, Arrival]] = field(default_factory=list)
+    written: Written = field(default_factory=Written)
+
+
 def write_images(catalogue: Catalogue, batch: Sequence[Arrival], facts: Mapping[str, Facts]) -> Written:
     """Write a batch of different paths. Its new pictures' `facts` are looked up by hash.
 
@@ -75,32 +85,37 @@ def write_images(catalogue: Catalogue, batch: Sequence[Arrival], facts: Mapping[
             "arrivals",
             pa.table({"path": [row.path for row in batch], "sha256": [row.sha256 for row in batch]}),
         )
-        id_of = _ids_by_hash(connection)
-        known_paths = _known_paths(connection)
-        next_id = _next_id(connection)
-        written = Written()
-        new_images, new_paths, moved_paths = [], [], []
-        for row in batch:
-            is_new = row.sha256 not in id_of
-            if is_new:
-                id_of[row.sha256] = next_id
-                new_images.append((next_id, row))
-                written.n_new += 1
-                next_id += 1
-            image_id, before = id_of[row.sha256], known_paths.get(row.path)
-            if before is None:
-                new_paths.append((image_id, row))
-                written.n_duplicates += not is_new
-            elif before != _KnownPath(image_id, row.place):
-                moved_paths.append((image_id, row))
-            if before is not None and before.image_id == image_id:
-                written.n_known += 1
-            elif before is not None:
-                written.changed_paths.append(row.path)
-        _insert_images(connection, new_images, facts)
-        _insert_paths(connection, new_paths)
-        _move_paths(connection, moved_paths)
-    return written
+        plan = _plan(batch, _ids_by_hash(connection), _known_paths(connection), _next_id(connection))
+        _insert_images(connection, plan.new_images, facts)
+        _insert_paths(connection, plan.new_paths)
+        _move_paths(connection, plan.moved_paths)
+    return plan.written
+
+
+def _plan(
+    batch: Sequence[Arrival], id_of: dict[str, int], known_paths: Mapping[str, _KnownPath], next_id: int
+) -> _Plan:
+    """Say what is to be written, given what the catalogue has of these hashes and paths."""
+    plan = _Plan()
+    for row in batch:
+        is_new = row.sha256 not in id_of
+        if is_new:
+            id_of[row.sha256] = next_id
+            plan.new_images.append((next_id, row))
+            next_id += 1
+        image_id, before = id_of[row.sha256], known_paths.get(row.path)
+        plan.written.n_new += is_new
+        if before is None:
+            plan.new_paths.append((image_id, row))
+            plan.written.n_duplicates += not is_new
+            continue
+        if before != _KnownPath(image_id, row.place):
+            plan.moved_paths.append((image_id, row))
+        if before.image_id == image_id:
+            plan.written.n_known += 1
+        else:
+            plan.written.changed_paths.append(row.path)
+    return plan
 
 
 def _ids_by_hash(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:

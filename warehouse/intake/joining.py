@@ -120,38 +120,39 @@ class Joiner:
         forms = _forms(key)
         if not forms:
             return Unjoined("the row names no image")
-        target = self._by_whole_path(forms, base)
-        if target is None:
-            target = self._hashes.get(forms[-1].lower()) if _SHA256.fullmatch(forms[-1].lower()) else None
-        if target is not None:
-            return self._answer({target}, key)
+        found = self._by_whole_path(forms, base)
+        if not found and _SHA256.fullmatch(forms[-1].lower()):
+            found = {self._hashes[sha256] for sha256 in (forms[-1].lower(),) if sha256 in self._hashes}
+        if found:
+            return self._answer(found, key)
         names, folded_names, stems, folded_stems = self._built_indexes()
         for index in (names, folded_names):
             for form in forms:
-                found = index.find(_parts(form))
-                if found:
-                    return self._answer(found, key)
+                ends = index.find(_parts(form))
+                if ends:
+                    return self._answer(ends, key)
         for index in (stems, folded_stems):
             for form in forms:
-                found = index.find(_without_ending(_parts(form)))
-                if found:
-                    return self._answer(found, key)
+                ends = index.find(_without_ending(_parts(form)))
+                if ends:
+                    return self._answer(ends, key)
         number = _NUMBER.fullmatch(_without_ending(_parts(forms[-1]))[-1])
-        found = self._numbers.get(int(number[1]), set()) if number else set()
-        return self._answer(found, key)
+        return self._answer(self._numbers.get(int(number[1]), set()) if number else set(), key)
 
-    def _by_whole_path(self, forms: Sequence[str], base: str) -> int | None:
+    def _by_whole_path(self, forms: Sequence[str], base: str) -> set[int]:
+        """Return the picture at the path itself or in the table's folder, else all in folders that were added."""
         for form in forms:
-            for path in (
-                form,
-                *(posixpath.join(folder, form) for folder in (base, *self._folders) if folder),
-            ):
-                target = self._stored.get(path) if path == form else None
-                if target is None:
-                    target = self._by_path.get(path if is_url(path) else posixpath.normpath(path))
-                if target is not None:
-                    return target
-        return None
+            own = [self._stored.get(form), self._at(form), self._at(posixpath.join(base, form)) if base else None]
+            nearest = next((target for target in own if target is not None), None)
+            if nearest is not None:
+                return {nearest}
+            in_folders = {self._at(posixpath.join(folder, form)) for folder in self._folders} - {None}
+            if in_folders:
+                return {target for target in in_folders if target is not None}
+        return set()
+
+    def _at(self, path: str) -> int | None:
+        return self._by_path.get(path if is_url(path) else posixpath.normpath(path))
 
     def _built_indexes(self) -> list[_NameIndex]:
         """Index by name and stem at the first key that is no path: most tables never need it."""
