@@ -115,6 +115,15 @@ def test_a_relative_path_starts_at_the_tables_folder_first() -> None:
     assert joiner.resolve("b/x.jpg", "/elsewhere") == 2
 
 
+def test_a_path_that_fits_two_folders_that_were_added_is_no_quiet_choice() -> None:
+    joiner = Joiner(ROOT, [("/d/a/x.jpg", 0), ("/d/b/x.jpg", 1), ("/d/b/y.jpg", 2)], {}, ["/d/a", "/d/b"])
+    answer = joiner.resolve("x.jpg", "/tables")
+    assert isinstance(answer, Unjoined)
+    assert answer.reason == "2 pictures fit 'x.jpg' (a/x.jpg, b/x.jpg); write a longer path, e.g. 'a/x.jpg'"
+    assert joiner.resolve("y.jpg", "/tables") == 2
+    assert joiner.resolve("x.jpg", "/d/b") == 1
+
+
 def test_case_joins_only_where_it_is_unique() -> None:
     joiner = Joiner(ROOT, [("/a/X.jpg", 0), ("/a/x.JPG", 1)], {})
     assert joiner.resolve("X.jpg") == 0

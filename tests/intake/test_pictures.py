@@ -193,6 +193,12 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
     assert before == Image.MAX_IMAGE_PIXELS and 2 * (before or 0) == PIXEL_LIMIT
 
 
+def test_the_limit_holds_where_someone_switched_pillows_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(PictureError, match=r"400,000,000 pixels exceed"):
+        decode(bomb(20_000, 20_000))
+
+
 def test_no_warning_of_pillow_leaks_between_its_two_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
     data = saved(Image.new("RGB", (10, 10)), "PNG")
