@@ -8,6 +8,7 @@ any number of hooks; the pass ends after the last tap that is needed; activation
 from __future__ import annotations
 
 import threading
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from glasshouse.plugins.devices import torch_device
 from glasshouse.plugins.encoders.preprocessing import ImageTransform
 from glasshouse.plugins.fingerprint import fingerprint
-from glasshouse.schema.errors import UsageError
+from glasshouse.plugins.hub import one_line
+from glasshouse.schema.errors import ModelError, UsageError
 from glasshouse.warehouse.contracts import ForwardResult, HookPoint
 
 if TYPE_CHECKING:
@@ -213,6 +215,12 @@ class HookedEncoder:
             handles = [attach(tap, partial(note, name)) for name, tap in self._tower.taps.items()]
             try:
                 embedding_be = self._tower.embed_images(images_bchw)
+            except Exception as error:  # a library raises whatever its parts raise
+                size = "×".join(map(str, self._tower.transform.output_size))
+                raise ModelError(
+                    f"{self.spec} cannot run an image of {size} pixels, as its preprocessing makes them: "
+                    f"{one_line(error)}. Its preprocessing and its weights do not fit each other."
+                ) from error
             finally:
                 for handle in handles:
                     handle.remove()
@@ -237,7 +245,8 @@ class HookedEncoder:
         close = get_close_matches(hook, names, n=1)
         guess = f" Did you mean '{close[0]}'?" if close else ""
         depths = sorted(name.count(".") for name in names)
-        deepest = depths[min(N_LISTED, len(depths)) - 1] if depths else 0
+        # The deepest level that fits as a whole, else the start of the first one.
+        deepest = max((depth for depth in depths if bisect(depths, depth) <= N_LISTED), default=min(depths, default=0))
         shown = [name for name in names if name.count(".") <= deepest][:N_LISTED]
         more = f", and {len(names) - len(shown)} more inside these" if len(shown) < len(names) else ""
         return UsageError(f"{self.spec} has no hook point '{hook}'.{guess} Known: {', '.join(shown)}{more}.")

@@ -53,7 +53,7 @@ def load(name: str, device: str) -> HookedEncoder:
         ModelError: no such model, or its files cannot be had or read.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         folder = folder.resolve()
         return load_folder(folder, device, f"open_clip:{folder}")
     spec = f"open_clip:{name}"
@@ -107,6 +107,7 @@ def _load_random(spec: str, architecture: str, seed: int, device: str) -> Hooked
 
 def _tower(model: Any, config: dict[str, Any], tokenizer: Callable[[], Any]) -> Tower:
     """Put an open_clip model together; the tokenizer is made when a text first comes."""
+    model.eval()
     made: list[Any] = []
 
     def embed_texts(texts: Sequence[str]) -> Any:

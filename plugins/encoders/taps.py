@@ -41,7 +41,7 @@ def map_taps(model: nn.Module, images_hw: tuple[int, int], default: Literal["nch
     """Hook points of a network of feature maps: every module whose output is one.
 
     Args:
-        model: the network.
+        model: the network, in evaluation mode: in training mode a pass would change its batch statistics.
         images_hw: height and width of its images.
         default: the layout to believe where a shape can be read both ways.
 

@@ -46,7 +46,7 @@ def load(name: str, device: str) -> HookedEncoder:
         ModelError: no such model, or its files cannot be had or read.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return load_folder(folder.resolve(), device, f"timm:{folder.resolve()}")
     spec, timm = f"timm:{name}", _library()
     if name.startswith("hf-hub:"):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FILES = "config.json, model.safetensors and preprocessor_config.json (and the tokenizer's files, for texts)"
 PLACE = f"Without a hub, place {FILES} of that model in a folder and use --encoder hf:FOLDER."
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 VOLATILE_KEYS = frozenset(
     {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"}
 )
@@ -94,7 +95,7 @@ def load(name: str, device: str) -> HookedEncoder:
         ModelError: no such model, one of another kind, or its files cannot be had or read.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return load_folder(folder.resolve(), device, f"hf:{folder.resolve()}")
     if name.startswith((".", "/", "~")) or not name:
         raise ModelError(f"There is no folder '{name}'. {PLACE}")
@@ -200,6 +201,8 @@ def transform_of(processor: Any, spec: str) -> ImageTransform:
     if setting("do_pad") or (setting("do_resize") and set(size) not in ({"shortest_edge"}, {"height", "width"})):
         raise ModelError(f"{spec}: its preprocessing (size {size}, do_pad {setting('do_pad')}) is not supported.")
     shortest = size.get("shortest_edge")
+    if not setting("do_center_crop") and (shortest or not setting("do_resize")):
+        raise ModelError(f"{spec}: its preprocessing makes tensors of many sizes, which cannot be stacked.")
     resize_to = (shortest, shortest) if shortest else (size.get("height"), size.get("width"))
     normalize = setting("do_normalize")
     return ImageTransform(
@@ -245,7 +248,18 @@ def _tokenizer(source: str, spec: str) -> Any:
     transformers = _library()
     place = "Place the tokenizer's files (tokenizer.json, tokenizer_config.json) in the model's folder."
     with hub_errors(f"The tokenizer of {spec}", place), _quiet(transformers):
+        # Without its vocabulary transformers makes a tokenizer that knows no words, and says nothing.
+        if not any(_has_file(transformers, source, name) for name in VOCABULARY_FILES):
+            raise ModelError(f"{spec} has no tokenizer: none of {', '.join(VOCABULARY_FILES)} is there. {place}")
         return transformers.AutoTokenizer.from_pretrained(source)
+
+
+def _has_file(transformers: Any, source: str, name: str) -> bool:
+    """Whether a folder, the hub or its cache has a file."""
+    try:
+        return transformers.utils.cached_file(source, name) is not None
+    except OSError:
+        return False
 
 
 def _library() -> Any:

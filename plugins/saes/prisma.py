@@ -80,7 +80,7 @@ def load(name: str, device: str) -> CommonSae:
         ModelError: its files cannot be had or read, or do not fit each other.
     """
     path = Path(name).expanduser()
-    if path.exists():
+    if name and path.exists():
         return load_path(path.resolve(), device, f"prisma:{path.resolve()}")
     parts = name.split("/")
     if name.startswith((".", "/", "~")) or len(parts) not in (2, 3) or not all(parts):

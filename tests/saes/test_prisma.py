@@ -194,7 +194,7 @@ def test_folders_that_are_something_else(tmp_path, make_form):
 def test_a_name_that_is_none(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="ORG/NAME"):
-        prisma.load(name, "cpu") if name else prisma.load("no", "cpu")
+        prisma.load(name, "cpu")
 
 
 def test_an_sae_on_a_hub_that_is_not_there_says_what_to_place_where(monkeypatch, tmp_path):
