@@ -34,7 +34,7 @@ SLACK = 0.02
 CARD = json.loads((data_root() / "figures.json").read_text(encoding="utf-8"))
 MISSED: dict[str, set[str]] = {
     "zero-shot": set(),
-    "neighbours": {"background_pattern", "watermark"},
+    "neighbours": {"background_pattern"},
     "sae-cls": set(),
     "sae-patches": set(),
 }

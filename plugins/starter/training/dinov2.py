@@ -42,8 +42,8 @@ SEED_OFFSET: Final = 1
 """Added to the seed, so that no initial weight agrees with the CLIP's."""
 ALIGNMENT_WEIGHT: Final = 20.0
 LABEL_WEIGHT: Final[dict[str, float]] = {
-    "shape": 1.7, "colour": 1.3, "texture": 1.55, "size": 1.3, "position": 1.35,
-    "background_colour": 1.1, "background_pattern": 1.35, "watermark": 2.8,
+    "shape": 1.7, "colour": 1.3, "texture": 1.5, "size": 1.2, "position": 1.3,
+    "background_colour": 1.05, "background_pattern": 1.6, "watermark": 2.4,
 }  # fmt: skip
 """How much each attribute counts when two images are compared.
 
