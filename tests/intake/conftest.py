@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,20 +32,22 @@ TABLES = (
 )
 
 
-def make_warehouse(root: Path) -> Path:
-    root.mkdir()
+@pytest.fixture(scope="session")
+def empty_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse with nothing in it, migrated once and copied for every test."""
+    root = tmp_path_factory.mktemp("empty")
     migrate(root / CATALOGUE_FILE)
     return root
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Path:
-    return make_warehouse(tmp_path / "w.glasshouse")
+def warehouse(empty_warehouse: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(empty_warehouse, tmp_path / "w.glasshouse"))
 
 
 @pytest.fixture
-def another_warehouse(tmp_path: Path) -> Path:
-    return make_warehouse(tmp_path / "another.glasshouse")
+def another_warehouse(empty_warehouse: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(empty_warehouse, tmp_path / "another.glasshouse"))
 
 
 @pytest.fixture

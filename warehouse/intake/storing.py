@@ -32,7 +32,12 @@ def write_errors_are_clear(path: Path) -> Iterator[None]:
     """Turn what DuckDB says of a full disk, a missing permission or a damaged file into a `WarehouseError`."""
     try:
         yield
-    except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+    except (
+        duckdb.IOException,
+        duckdb.OutOfMemoryException,
+        duckdb.FatalException,
+        duckdb.TransactionException,
+    ) as error:
         raise WarehouseError(
             f"Could not write {path}: {first_line(error)} Nothing of this step was stored, what was stored before is "
             "kept; free some space or check permissions, then run the same command again."
