@@ -238,6 +238,25 @@ def test_a_path_that_is_not_there_stops_before_anything_is_written(
     assert query("SELECT count(*) FROM images") == [0]
 
 
+def test_what_holds_no_pictures_is_noted(tmp_path: Path, run_add: Add, query: Query) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "t.csv").write_text("image\n")
+    report = run_add(tmp_path / "empty", f"{tmp_path}/empty/", tmp_path / "t.csv")
+    assert report.notes == [f"{tmp_path}/empty holds no pictures.", f"{tmp_path}/t.csv holds no pictures."]
+    assert query("SELECT source, n_rows FROM intakes") == [(f"{tmp_path}/empty", 0), (f"{tmp_path}/t.csv", 0)]
+
+
+def test_loops_of_links_and_files_that_may_not_be_read(
+    tmp_path: Path, run_add: Add, query: Query, write_png: Write
+) -> None:
+    write_png(tmp_path / "p" / "a.png", 1)
+    (tmp_path / "p" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "t.csv").write_text(f"file\n{'x' * 5000}.png\np\n")
+    assert run_add(tmp_path / "p", tmp_path / "t.csv").n_new_images == 1
+    reasons = query("SELECT reason FROM failures ORDER BY reason")
+    assert reasons == ["File name too long", "Too many levels of symbolic links", "it is a folder"]
+
+
 def test_no_warehouse_is_one_clear_line(tmp_path: Path, run_add: Add) -> None:
     with pytest.raises(WarehouseError, match="is not a warehouse"):
         run_add(tmp_path, root=tmp_path / "no.glasshouse")

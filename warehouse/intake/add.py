@@ -135,26 +135,34 @@ def _scan_path(
     name = encodable(stored(path, options.warehouse))
     kinds: list[Kind] = [kind for kind in ROW_KINDS if kind in want]
     found: dict[Kind, list[Record]] = defaultdict(list)
+    n_items_before = len(scan.items)
     if "images" in want:
         scan.image_sources.append(name)
     for record in source.read(path, want, options):
-        match record:
-            case ImageRecord():
-                scan.items.append(Item(name, record.path, record.location))
-            case RejectedRecord(kind="images"):
-                scan.items.append(Item(name, record.key, None, record.reason))
-            case RejectedRecord() | MissingRecord():
-                found[record.kind].append(record)
-            case SkippedRecord():
-                report.n_skipped += 1
-            case NoteRecord():
-                report.notes.append(record.text)
-            case _:
-                found[_KIND_OF[type(record)]].append(record)
+        _sort(record, name, scan, found, report)
+    if "images" in want and len(scan.items) == n_items_before:
+        report.notes.append(f"{name} holds no pictures.")
     scan.base_of[name] = path if Path(path).is_dir() else str(Path(path).parent)
     for kind in kinds:
         if found[kind] or "images" not in want:
             scan.rows.setdefault((kind, name), found[kind])
+
+
+def _sort(record: Record, name: str, scan: _Scan, found: dict[Kind, list[Record]], report: AddReport) -> None:
+    """Put one record of the source `name` where it belongs: pictures, rows by kind, or the report."""
+    match record:
+        case ImageRecord():
+            scan.items.append(Item(name, record.path, record.location))
+        case RejectedRecord(kind="images"):
+            scan.items.append(Item(name, record.key, None, record.reason))
+        case RejectedRecord() | MissingRecord():
+            found[record.kind].append(record)
+        case SkippedRecord():
+            report.n_skipped += 1
+        case NoteRecord():
+            report.notes.append(record.text)
+        case _:
+            found[_KIND_OF[type(record)]].append(record)
 
 
 def _source_for(path: str, sources: Sequence[Source]) -> Source:
