@@ -123,6 +123,7 @@ def _explain(error: OSError) -> str:
     advice = {
         errno.ENOSPC: "Free some space",
         errno.EDQUOT: "Free some of your quota",
+        errno.EFBIG: "Choose a place that takes larger files",
         errno.EROFS: "Choose a place that can be written to",
         errno.EACCES: "Check the permissions",
         errno.EPERM: "Check the permissions",

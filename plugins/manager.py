@@ -20,7 +20,7 @@ import pluggy
 
 from glasshouse.plugins import hookspecs
 from glasshouse.plugins.contracts import EncoderLoader, Preset, Registry, SaeLoader
-from glasshouse.schema.errors import GlasshouseError, PluginError
+from glasshouse.schema.errors import GlasshouseError, PluginError, UsageError
 from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder
 from glasshouse.warehouse.intake.records import Source
 
@@ -146,10 +146,17 @@ class Plugins:
 
     @staticmethod
     def _split(spec: str, registry: Registry[Any]) -> tuple[str, str]:
-        """Take a spec apart; a path without a scheme belongs to the scheme `local`."""
+        """Take a spec apart; a path without a scheme belongs to the scheme `local`.
+
+        Raises:
+            UsageError: neither a scheme nor a path that exists.
+        """
         scheme, colon, rest = spec.partition(":")
-        if (not colon and scheme not in registry) or Path(spec).exists():
+        if Path(spec).exists():
             return "local", spec
+        if not colon and scheme not in registry:
+            schemes = ", ".join(name for name, _, _ in registry)
+            raise UsageError(f"'{spec}' is neither a folder nor a spec such as SCHEME:NAME. Schemes: {schemes}.")
         return scheme, rest
 
     def _collect(self, kind: str, hook: str) -> Registry[Any]:

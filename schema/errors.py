@@ -44,7 +44,7 @@ class PluginError(GlasshouseError):
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:
     """Build the error for a name that is not registered: says the close ones and all known ones."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1)
+    close = [known for known in names if name and known.startswith(name)] or get_close_matches(name, names, n=1)
     guess = f" Did you mean '{close[0]}'?" if close else ""
     listing = f" Known: {', '.join(names)}." if names else " There are none yet."
     return UsageError(f"There is no {kind} '{name}'.{guess}{listing}{' ' + hint if hint else ''}")

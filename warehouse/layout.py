@@ -74,7 +74,7 @@ def find_warehouse(given: str | None, here: Path | None = None) -> Path:
                 f"{root}{origin} is not a warehouse: it {what}. Create one with `glasshouse init {root}`."
             )
         return root
-    here = here or Path.cwd()
+    here = here or Path()
     found = sorted(path.parent for path in here.glob(f"*{WAREHOUSE_SUFFIX}/{CATALOGUE_FILE}"))
     if len(found) == 1:
         return found[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from glasshouse.schema.errors import LockedError
+from glasshouse.schema.errors import LockedError, WarehouseError
 from glasshouse.warehouse.catalogue import LOCK_TIMEOUT_VARIABLE, lock_timeout
 
 
@@ -28,14 +28,18 @@ def exclusive(files: Sequence[Path], timeout: float | None = None) -> Iterator[N
     with ExitStack() as stack:
         # Always in the same order, so that two processes that want the same pair cannot wait for each other.
         for file in sorted(files):
-            file.parent.mkdir(parents=True, exist_ok=True)
             try:
+                file.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(filelock.FileLock(file, timeout=lock_timeout() if timeout is None else timeout))
             except filelock.Timeout:
                 raise LockedError(
                     f"{file.stem} is being written by {_holder(file)}. Wait until it is done or stop it, then try "
                     f"again; {LOCK_TIMEOUT_VARIABLE}=SECONDS waits longer."
                 ) from None
+            except OSError as error:
+                raise WarehouseError(
+                    f"Cannot write {file}: {error.strerror or error}. Check the permissions of the warehouse."
+                ) from error
             _note(file).write_text(f"{os.getpid()} {' '.join(sys.argv)}"[:300], encoding="utf-8")
         yield
 

@@ -7,6 +7,7 @@ and renamed: after kill -9 there is either a whole shard or none.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -60,23 +61,35 @@ class ShardFolder:
         self.fingerprint = fingerprint
 
     def write(self, table: pa.Table, record: ShardRecord) -> None:
-        """Write one batch; its name is the lowest image id in it, so that doing a batch again replaces it."""
+        """Write one batch; its name is the lowest image id in it, so that doing a batch again replaces it.
+
+        Raises:
+            WarehouseError: the disk is full or not writable. Earlier shards stay.
+        """
         ids = record.images + [image for image, _ in record.failures]
         name = f"batch-{min(ids):09d}.parquet"
         temporary = self.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{name}"
         metadata = {**(table.schema.metadata or {}), METADATA_KEY: record.to_json()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Level 1 and no dictionaries: values are almost all distinct, and shards live for minutes.
-        pq.write_table(
-            table.replace_schema_metadata(metadata),
-            temporary,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=False,
-            write_statistics=False,
-        )
-        _sync(temporary)
-        temporary.replace(self.folder / name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Level 1 and no dictionaries: values are almost all distinct, and shards live for minutes.
+            pq.write_table(
+                table.replace_schema_metadata(metadata),
+                temporary,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=False,
+                write_statistics=False,
+            )
+            _sync(temporary)
+            temporary.replace(self.folder / name)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise WarehouseError(
+                f"Could not write {self.folder / name}: {error.strerror or error} What was extracted before is kept; "
+                "free some space or check permissions, then run the same command again."
+            ) from error
 
     def files(self) -> list[Path]:
         """Every whole shard, in image order."""
