@@ -127,7 +127,7 @@ class Plugins:
         versions = self._versions()
         registries = (self.encoders, self.saes, self.presets, self.sources)
         return [
-            Listed(registry.kind, name, getattr(value, "summary", ""), plugin, versions.get(plugin, ""))
+            Listed(registry.kind, name, value.summary, plugin, versions.get(plugin, ""))
             for registry in registries
             for name, value, plugin in registry
         ]

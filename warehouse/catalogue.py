@@ -7,6 +7,7 @@ holds it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -46,18 +47,24 @@ class Catalogue:
 
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Give a connection inside one transaction: committed at the end of the block, rolled back on an error."""
-        connection = self._connect(read_only=False)
-        try:
-            connection.execute("BEGIN TRANSACTION")
+        """Give a connection inside one transaction: committed at the end of the block, rolled back on an error.
+
+        One at a time: DuckDB would let two threads of a process in together, and fail one of them at its commit.
+        """
+        with _writers[self.path]:
+            connection = self._connect(read_only=False)
             try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            commit(connection, self.path)
-        finally:
-            connection.close()
+                connection.execute("BEGIN TRANSACTION")
+                try:
+                    yield connection
+                except BaseException:
+                    # After a fatal error there is nothing left to roll back; the first error is the one to report.
+                    with contextlib.suppress(duckdb.Error):
+                        connection.execute("ROLLBACK")
+                    raise
+                commit(connection, self.path)
+            finally:
+                connection.close()
 
     def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         if not self.path.is_file():
@@ -92,6 +99,9 @@ def connect_with_patience(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConn
 
     return wait_for_lock(attempt, path)
 
+
+_writers: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""One per catalogue and process: held for the length of a transaction."""
 
 _turnstiles: dict[Path, threading.Lock] = defaultdict(threading.Lock)
 """One per catalogue and process. All pass it on their way in, so that a waiting writer holds up those behind it."""

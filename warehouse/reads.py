@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     import scipy.sparse
+
+
+class ImageMask(NamedTuple):
+    """One annotated object: its id in the source, category, whether it is a crowd, mask as bool [height, width]."""
+
+    annotation_id: int
+    category: str
+    is_crowd: bool
+    mask_hw: npt.NDArray[np.bool_]
 
 
 class WarehouseReads:
@@ -117,6 +126,17 @@ class WarehouseReads:
             many = f"{len(rows)} images fit, e.g. {rows[0][1]} and {rows[1][1]}" if rows else "No image fits"
             raise UsageError(f"{many} '{image}'. Give an image_id, a longer path or a SHA-256.")
         return int(rows[0][0])
+
+    def masks(self, image: int | str | Path) -> list[ImageMask]:
+        """Return the annotated objects of an image that have a mask, in the order of their ids."""
+        from glasshouse.warehouse.intake.masks import decode_mask
+
+        with self.catalogue.reading() as connection:
+            rows = connection.execute(read_sql("queries/image_masks.sql"), {"image": self.image_id(image)}).fetchall()
+        return [
+            ImageMask(annotation, category, bool(crowd), decode_mask(height, width, rle))
+            for annotation, category, crowd, height, width, rle in rows
+        ]
 
     # -- spaces ------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,8 @@ class _Image:
 class CocoSource:
     """A COCO file. Added itself, it brings its pictures, captions and annotations."""
 
+    summary = "COCO JSON: instances and captions, with the pictures they name"
+
     def claims(self, path: str) -> bool:
         """Claim .json files."""
         return extension(path) == ".json" and not Path(path).is_dir()
@@ -158,6 +160,10 @@ def _annotation(
     identity = _identity(entry.get("id"))
     is_number = isinstance(identity, int) and abs(identity) < 2**63
     extra = {key: value for key, value in entry.items() if key not in _OWN_KEYS}
+    nested = extra.get("attributes")
+    if isinstance(nested, dict):
+        # CVAT and others keep what they know beyond COCO in one object of this name.
+        extra = {**{key: value for key, value in extra.items() if key != "attributes"}, **nested}
     if not is_number and identity is not None:
         extra["id"] = identity
     supercategory = category.get("supercategory")

@@ -37,6 +37,8 @@ READ_BY_OTHERS = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq", ".json", ".
 class FolderSource:
     """A folder with everything below it, a picture, or the URL of a picture."""
 
+    summary = "a folder with everything below it, a picture, or the URL of one"
+
     def claims(self, path: str) -> bool:
         """Claim folders, and whatever is not called like a table, COCO JSON or tar."""
         return Path(path).is_dir() or not path.lower().endswith(READ_BY_OTHERS)

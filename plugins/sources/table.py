@@ -37,6 +37,8 @@ from glasshouse.warehouse.intake.tables import TABLE_EXTENSIONS, BrokenRow, Tabl
 class TableSource:
     """A table with one row, or several, for each picture."""
 
+    summary = ".csv, .tsv, .txt and .parquet: pictures by path or URL, ratings, captions, labels"
+
     def claims(self, path: str) -> bool:
         """Claim files called like a table."""
         return extension(path) in TABLE_EXTENSIONS and not Path(path).is_dir()

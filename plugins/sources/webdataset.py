@@ -54,6 +54,8 @@ class _Sample:
 class WebdatasetSource:
     """A tar of samples."""
 
+    summary = ".tar, .tar.gz and .tgz of samples, as webdataset writes them"
+
     def claims(self, path: str) -> bool:
         """Claim .tar, .tar.gz and .tgz."""
         return path.lower().endswith((".tar", *COMPRESSED)) and not Path(path).is_dir()

@@ -263,3 +263,55 @@ def test_a_warehouse_named_by_a_relative_path(tmp_path: Path, pictures: Path, pl
     relative.add(["pictures"])
     assert relative.extract("toy:0", SPACES, "toy").new_images == {"cls": 30, "patches": 30, "toy": 30}
     assert relative.sql("SELECT count(DISTINCT image_id) AS n FROM activations")["n"][0] == 30
+
+
+def test_a_picture_whose_only_file_became_another_is_a_failure(warehouse: Warehouse, pictures: Path) -> None:
+    (pictures / "00005.png").write_bytes(write_pictures(pictures.parent / "other", 1, first=700)[0].read_bytes())
+    report = warehouse.add([pictures])
+    assert len(report.changed_paths) == 1
+    assert warehouse.extract("toy:0", SPACES[:1]).n_failed == 1
+    failures = warehouse.sql("FROM failures WHERE stage = 'extract'")
+    assert "another one has taken its place" in failures["reason"][0]
+    assert warehouse.spaces()["n_images"].to_list() == [30]
+
+
+def test_two_threads_that_write_take_turns(warehouse: Warehouse, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    folders = [tmp_path / f"more{i}" for i in range(3)]
+    for i, folder in enumerate(folders):
+        write_pictures(folder, 20, first=1000 * (i + 1))
+    with ThreadPoolExecutor(3) as pool:
+        reports = list(pool.map(lambda folder: warehouse.add([folder]), folders))
+    assert [report.n_new_images for report in reports] == [20, 20, 20]
+    assert warehouse.images()["image_id"].to_list() == list(range(90))
+
+
+def test_masks_come_back_as_they_were_drawn(warehouse: Warehouse, pictures: Path, tmp_path: Path) -> None:
+    import json
+
+    mask_hw = np.zeros((20, 20), dtype=bool)
+    mask_hw[3:9, 5:15] = True
+    runs, value = [0], False
+    for pixel in mask_hw.T.reshape(-1):  # COCO counts down the columns, background first
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    annotation = {"id": 9, "image_id": 1, "category_id": 2, "bbox": [5, 3, 10, 6], "area": 60, "iscrowd": 0,
+                  "segmentation": {"size": [20, 20], "counts": runs}, "attributes": {"colour": "red"}}  # fmt: skip
+    (tmp_path / "a.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "00004.png", "width": 20, "height": 20}],
+                "categories": [{"id": 2, "name": "box"}],
+                "annotations": [annotation],
+            }
+        )
+    )
+    warehouse.add(annotations=[tmp_path / "a.json"])
+    (found,) = warehouse.masks("00004.png")
+    assert (found.annotation_id, found.category, found.is_crowd) == (9, "box", False)
+    np.testing.assert_array_equal(found.mask_hw, mask_hw)
+    assert warehouse.sql("SELECT attributes->>'colour' AS colour FROM annotations")["colour"].to_list() == ["red"]
+    assert warehouse.masks(0) == []

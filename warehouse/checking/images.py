@@ -21,7 +21,8 @@ def image_problems(layout: Layout, *, hashes: bool) -> Iterator[Problem]:
     with Catalogue(layout.root).reading() as connection:
         images = stored_images(connection)
         bounds = connection.execute("SELECT count(*), coalesce(max(image_id) + 1, 0) FROM images").fetchone()
-        sizes = dict(connection.execute("SELECT image_id, byte_count FROM images").fetchall())
+        rows = connection.execute("SELECT image_id, byte_count, path FROM images").fetchall()
+    sizes, paths = {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
     if bounds is not None and bounds[0] != bounds[1]:
         yield Problem(
             "table images",
@@ -32,9 +33,9 @@ def image_problems(layout: Layout, *, hashes: bool) -> Iterator[Problem]:
     for image in images:
         state = _state(image, layout.root, sizes.get(image.image_id), hashes=hashes)
         if state == "missing":
-            missing.append(image.paths[0].path)
+            missing.append(paths[image.image_id])
         elif state == "changed":
-            changed.append(image.paths[0].path)
+            changed.append(paths[image.image_id])
     if missing:
         yield Problem(
             "images",

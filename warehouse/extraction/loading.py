@@ -57,7 +57,7 @@ def stored_images(connection: duckdb.DuckDBPyConnection) -> list[StoredImage]:
     """Read every image of the catalogue with its paths, in the order of image_id."""
     rows = connection.execute(read_sql("queries/stored_images.sql")).fetchall()
     return [
-        StoredImage(image_id, sha256, tuple(StoredPath(p["p"], p["c"], p["o"], p["n"], p["k"]) for p in paths))
+        StoredImage(image_id, sha256, tuple(StoredPath(p["p"], p["c"], p["o"], p["n"], p["k"]) for p in paths or ()))
         for image_id, sha256, paths in rows
     ]
 
@@ -79,7 +79,7 @@ def read_image(image: StoredImage, root: Path) -> Image.Image:
             reason = reason or SourceError(f"cannot be read: {error.strerror or error}")
         except GlasshouseError as error:
             reason = reason or error
-    raise reason or SourceError("has no path in the catalogue")
+    raise reason or SourceError("no file holds this picture any more: another one has taken its place")
 
 
 class BatchLoader:

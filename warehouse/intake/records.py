@@ -172,6 +172,10 @@ class ReadOptions:
 class Source(Protocol):
     """A kind of file or folder that pictures and rows about them come from."""
 
+    @property
+    def summary(self) -> str:
+        """One line for listings: what it reads."""
+
     def claims(self, path: str) -> bool:
         """Return True when this source reads `path`, an absolute local path or a URL. Must be quick."""
 
