@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from glasshouse.plugins.saes.common import Activation, CommonForm, CommonSae, Normalization
+from glasshouse.plugins.saes.common import CommonSae
+from glasshouse.plugins.saes.form import Activation, CommonForm, Normalization
 from glasshouse.schema.errors import ModelError
 
 FILE_NAME = "sae.safetensors"

@@ -19,7 +19,8 @@ from glasshouse.plugins import hookimpl
 from glasshouse.plugins.contracts import Preset, PresetSpace, SaeLoader
 from glasshouse.plugins.hookspecs import Register
 from glasshouse.plugins.hub import hub_errors
-from glasshouse.plugins.saes.common import CommonForm, CommonSae
+from glasshouse.plugins.saes.common import CommonSae
+from glasshouse.plugins.saes.form import CommonForm
 from glasshouse.plugins.saes.inert_pickle import load_tensors
 from glasshouse.schema.errors import ModelError
 from glasshouse.warehouse.contracts import TokenPolicy

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from glasshouse.plugins.saes.common import CommonForm
+from glasshouse.plugins.saes.form import CommonForm
 
 
 @pytest.fixture(scope="session")

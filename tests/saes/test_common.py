@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from glasshouse.plugins.saes import common
-from glasshouse.plugins.saes.common import ACTIVATIONS, NORMALIZATIONS, CommonForm, CommonSae
+from glasshouse.plugins.saes.common import CommonSae
+from glasshouse.plugins.saes.form import ACTIVATIONS, NORMALIZATIONS, CommonForm
 from glasshouse.schema.errors import ModelError
 
 TOLERANCE = 2e-4
@@ -222,7 +223,7 @@ def test_the_fingerprint_changes_with_every_number_and_setting(make_form):
 
 def test_the_fingerprint_is_the_same_in_another_process(make_form):
     program = (
-        "import torch\nfrom glasshouse.plugins.saes.common import *\n"
+        "import torch\nfrom glasshouse.plugins.saes.common import CommonForm, CommonSae\n"
         "t = torch.arange(12.0)\n"
         "print(CommonSae('x', CommonForm(t.view(3, 4), t[:4], t.view(4, 3), t[:3])).fingerprint)"
     )

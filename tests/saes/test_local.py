@@ -6,7 +6,7 @@ import pytest
 
 from glasshouse.plugins.manager import Plugins
 from glasshouse.plugins.saes import local
-from glasshouse.schema.errors import ModelError
+from glasshouse.schema.errors import GlasshouseError, ModelError
 
 
 def test_what_lies_nowhere_or_is_not_known(tmp_path):
@@ -26,5 +26,5 @@ def test_every_built_in_scheme_is_registered():
         assert loader.summary
         assert "\n" not in loader.summary
     assert plugins.load_sae("neurons").is_lossless
-    with pytest.raises(ModelError, match="There is no file or folder"):
+    with pytest.raises(GlasshouseError, match=r"/no/such/folder.* folder"):
         plugins.load_sae("/no/such/folder")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from glasshouse.plugins.saes import neurons
-from glasshouse.plugins.saes.common import CommonForm, CommonSae
+from glasshouse.plugins.saes.common import CommonSae
+from glasshouse.plugins.saes.form import CommonForm
 from glasshouse.warehouse.extraction.self_test import SelfTest, complaint, self_test
 
 GOOD = SelfTest(explained_variance=0.9, l0=30.0, cosine=0.95, n_rows=100)
