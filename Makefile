@@ -45,7 +45,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) install --quiet -c constraints.txt --group dev
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
 # Writes the pins that are installed now. A local build tag such as +cpu exists on no registry, so it is cut off.

@@ -29,6 +29,10 @@ BUILTIN_COMMANDS: tuple[click.Command, ...] = (
 )
 
 
+DEBUG_VARIABLE = "GLASSHOUSE_DEBUG"
+"""Set, errors keep their traceback: for whoever writes a plugin."""
+
+
 class CommandGroup(click.Group):
     """The built-in commands, in the order of their use, and those that plugins bring."""
 
@@ -95,6 +99,8 @@ def exit_code() -> int:
     try:
         return int(cli.main(standalone_mode=False) or 0)
     except GlasshouseError as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
         return _say(str(error), error.exit_code)
     except click.exceptions.Exit as stop:
         return stop.exit_code

@@ -86,6 +86,10 @@ class Registry(Generic[Value]):
             raise unknown_name(self.kind, name, self._entries, hint)
         return self._entries[name][0]
 
+    def owner(self, name: str) -> str:
+        """Return the plugin that registered `name`."""
+        return self._entries[name][1]
+
     def __iter__(self) -> Iterator[tuple[str, Value, str]]:
         """Yield (name, value, plugin) in the order of registration."""
         for name, (value, plugin) in self._entries.items():

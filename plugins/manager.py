@@ -106,13 +106,25 @@ class Plugins:
 
     def load_encoder(self, spec: str, device: str = "cpu") -> Encoder:
         """Load an encoder from its spec, `SCHEME:REST`, or a local folder."""
-        scheme, rest = self._split(spec, self.encoders)
-        return self.encoders.get(scheme, "A spec reads SCHEME:NAME.").load(rest, device)
+        encoder: Encoder = self._load(self.encoders, spec, device)
+        return encoder
 
     def load_sae(self, spec: str, device: str = "cpu") -> SparseAutoencoder:
         """Load a sparse autoencoder from its spec, `SCHEME:REST`, `neurons`, or a local folder."""
-        scheme, rest = self._split(spec, self.saes)
-        return self.saes.get(scheme, "A spec reads SCHEME:NAME.").load(rest, device)
+        sae: SparseAutoencoder = self._load(self.saes, spec, device)
+        return sae
+
+    def _load(self, registry: Registry[Any], spec: str, device: str) -> Any:
+        scheme, rest = self._split(spec, registry)
+        loader = registry.get(scheme, "A spec reads SCHEME:NAME.")
+        try:
+            return loader.load(rest, device)
+        except (GlasshouseError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"The plugin '{registry.owner(scheme)}' failed to load '{spec}': {type(error).__name__}: {error}"
+            ) from error
 
     def source_list(self) -> list[Source]:
         """Every source; those of later plugins first, so that a stranger's can take over a file type."""
@@ -120,7 +132,7 @@ class Plugins:
 
     def prepare_connection(self, connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
         """Let every plugin add its SQL functions and macros to a reading connection."""
-        self.manager.hook.prepare_connection(connection=connection, warehouse=warehouse)
+        self._each("prepare_connection", connection, warehouse)
 
     def listing(self) -> list[Listed]:
         """Everything the plugins bring, by kind."""
@@ -142,7 +154,7 @@ class Plugins:
 
     def register_commands(self, cli: click.Group) -> None:
         """Let every plugin add its commands."""
-        self.manager.hook.register_commands(cli=cli)
+        self._each("register_commands", cli)
 
     @staticmethod
     def _split(spec: str, registry: Registry[Any]) -> tuple[str, str]:
@@ -160,19 +172,33 @@ class Plugins:
         return scheme, rest
 
     def _collect(self, kind: str, hook: str) -> Registry[Any]:
-        """Fill a registry plugin by plugin, so that a failure and a doubled name can say whose they are."""
+        """Fill a registry plugin by plugin, so that a doubled name can say whose it is."""
         registry: Registry[Any] = Registry(kind)
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
-            register = partial(_register_for, registry, implementation.plugin_name)
-            try:
-                implementation.function(register)
-            except GlasshouseError:
-                raise
-            except Exception as error:
-                raise PluginError(
-                    f"The plugin '{implementation.plugin_name}' failed in {hook}: {type(error).__name__}: {error}"
-                ) from error
+            self._call(implementation, hook, partial(_register_for, registry, implementation.plugin_name))
         return registry
+
+    def _each(self, hook: str, *arguments: Any) -> None:
+        """Call a hook plugin by plugin."""
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            self._call(implementation, hook, *arguments)
+
+    @staticmethod
+    def _call(implementation: pluggy.HookImpl, hook: str, *arguments: Any) -> None:
+        """Call one plugin's part of a hook; a failure names the plugin.
+
+        The plugin may take fewer arguments than the hook has, as pluggy allows.
+        """
+        names = getattr(hookspecs, hook).__code__.co_varnames
+        given = dict(zip(names, arguments, strict=False))
+        try:
+            implementation.function(*(given[name] for name in implementation.argnames))
+        except GlasshouseError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"The plugin '{implementation.plugin_name}' failed in {hook}: {type(error).__name__}: {error}"
+            ) from error
 
     def _load_installed(self) -> None:
         try:
