@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import types
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +96,17 @@ def load_tensors(file: Path) -> Any:
 def _check_archive(file: Path) -> None:
     """Let through only the archives whose one pickle is read with our unpickler.
 
-    torch has other readers, for TorchScript and for files from before 2020, which would not use it throughout.
+    torch has other readers, for TorchScript and for files from before 2020, which would not use it throughout. It is
+    torch's own list of the archive's entries that is looked at: another reader's might differ.
     """
-    if not zipfile.is_zipfile(file):
-        raise ModelError(f"{file} is no PyTorch checkpoint, or one in the format of before 2020. {HOW_TO_CONVERT}")
-    with zipfile.ZipFile(file) as archive:
-        names = {Path(name).name for name in archive.namelist()}
+    import torch  # late: it takes a second to import
+
+    try:
+        names = set(torch._C.PyTorchFileReader(str(file)).get_all_records())
+    except RuntimeError as error:
+        raise ModelError(
+            f"{file} is no PyTorch checkpoint, or one in the format of before 2020. {HOW_TO_CONVERT}"
+        ) from error
     if "constants.pkl" in names or "data.pkl" not in names:
         raise ModelError(f"{file} holds a program (TorchScript) and not only tensors. {HOW_TO_CONVERT}")
 
