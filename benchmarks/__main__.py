@@ -1,0 +1,54 @@
+"""`python -m benchmarks [NAME ...] [--quick] [--write]`: run benchmarks and print one table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import extraction, memory, queries, startup, storage
+from benchmarks.synthetic import Setting
+from benchmarks.table import Row, aligned, machine, write
+from benchmarks.timing import say
+
+# In this order: what finalising builds is what is asked afterwards.
+BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
+    "storage": storage.run,
+    "queries": queries.run,
+    "startup": startup.run,
+    "memory": memory.run,
+    "extraction": extraction.run,
+}
+
+
+def main(words: Sequence[str] | None = None) -> list[Row]:
+    """Run what was asked for; returns the rows."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, memory and size, as ratios.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, the figures mean little")
+    parser.add_argument("--write", action="store_true", help="replace the table in docs/benchmarks.md")
+    parser.add_argument("--scratch", type=Path, help="where temporary files go (about 3 GB)")
+    options = parser.parse_args(words)
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"there is no benchmark '{unknown[0]}'; choose from {', '.join(BENCHMARKS)}")
+    load = os.getloadavg()[0]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="glasshouse-benchmarks-", dir=options.scratch) as scratch:
+        setting = Setting(Path(scratch), quick=options.quick)
+        for name in options.names or BENCHMARKS:
+            say(name)
+            for row in BENCHMARKS[name](setting):
+                say("  " + " | ".join(row.cells()[1:]))
+                rows.append(row)
+    description = machine(load)
+    print(f"{description}\n\n{aligned(rows)}")
+    if options.write:
+        write(rows, description)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
