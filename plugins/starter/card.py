@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from glasshouse.plugins.starter.evaluate import TARGETS, Figures
+from glasshouse.plugins.starter.models import NAMES
 from glasshouse.plugins.starter.training.precision import has_fast_bfloat16
 
 _TITLES: Final[dict[str, tuple[str, str, str]]] = {
@@ -83,16 +84,16 @@ def write_card(folder: Path, figures: Any, records: dict[str, Any], n_images: in
     for name, test in figures["self-tests"].items():
         lines.append(f"| {name} | {test['explained_variance']:.3f} | {test['l0']:.2f} | {test['cosine']:.3f} |")
     lines += ["", "Explained variance is no sign of quality: the controls reconstruct better and mean nothing.", ""]
-    lines += ["## Training", "", "| stage | settings | seconds |", "|---|---|---|"]
-    for name, record in records.items():
+    lines += ["## Training", "", "| stage | settings | seconds (wall) | threads |", "|---|---|---|---|"]
+    for name in (name for name in NAMES if name in records):
+        record = records[name]
         settings = ", ".join(f"{key} {value}" for key, value in record["settings"].items() if key != "encoder")
-        lines.append(f"| {name} | {settings} | {record['seconds']:g} |")
+        lines.append(f"| {name} | {settings} | {record['seconds']:g} | {record['threads']} |")
     precision = "bfloat16" if has_fast_bfloat16() else "float32"
     lines += [
         "",
         f"Matrix products in {precision} (chosen by the processor), torch {torch.__version__.split('+')[0]},"
-        f" {torch.get_num_threads()} threads, {platform.machine()}. Seconds are wall time on a machine that may have"
-        " had other work.",
+        f" {platform.machine()}. Seconds are wall time and count other work on the machine too.",
     ]
     (folder / "MODEL_CARD.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

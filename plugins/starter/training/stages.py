@@ -88,13 +88,13 @@ class Run:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self.say(f"{name}: {settings}")
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         work(folder)
         for path in folder.iterdir():
             path.chmod(0o644)
         seconds = round(time.monotonic() - start, 1)
         record = {"settings": settings, "seconds": seconds, "sha256": _hash(name, self.folder)}
-        record["threads"] = torch.get_num_threads()
+        record |= {"cpu_seconds": round(time.process_time() - cpu_start, 1), "threads": torch.get_num_threads()}
         records = {**self.records, name: record}
         self._path.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
         self.say(f"{name}: done in {seconds} s")
