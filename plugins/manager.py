@@ -164,7 +164,7 @@ class Plugins:
             UsageError: neither a scheme nor a path that exists.
         """
         scheme, colon, rest = spec.partition(":")
-        if Path(spec).exists():
+        if scheme not in registry and Path(spec).exists():
             return "local", spec
         if not colon and scheme not in registry:
             schemes = ", ".join(name for name, _, _ in registry)

@@ -112,6 +112,14 @@ class SparseAutoencoder(Protocol):
         """D that it takes, or None when it fits any width (`neurons`)."""
 
     @property
+    def hook(self) -> str | None:
+        """The hook point that it was trained on, where its checkpoint says it."""
+
+    @property
+    def tokens(self) -> str | None:
+        """The tokens that it was trained on (`cls`, `patches`), where its checkpoint says it."""
+
+    @property
     def is_lossless(self) -> bool:
         """True when decoding is exact by construction (`neurons`), so that a self-test says nothing."""
 

@@ -43,6 +43,8 @@ class Neurons:
 
     spec = "neurons"
     width: int | None = None
+    hook: str | None = None
+    tokens: str | None = None
     is_lossless = True
     """There is nothing that a self-test could find out: the weights are the encoder's own."""
 

@@ -212,7 +212,7 @@ def test_wrong_requests_say_what_there_is(warehouse: Warehouse) -> None:
 class TwelveWide:
     """An SAE that fits no toy hook."""
 
-    spec, fingerprint, width, is_lossless = "twelve", "0", 12, False
+    spec, fingerprint, width, hook, tokens, is_lossless = "twelve", "0", 12, None, None, False
 
 
 def test_an_sae_of_another_width_is_refused(warehouse: Warehouse) -> None:
@@ -252,7 +252,9 @@ def test_self_test_is_stored_and_complains(warehouse: Warehouse, tmp_path: Path)
     folder.mkdir()
     own_format.write(folder / "sae.safetensors", tensors, description)
     report = warehouse.extract("toy:0", [("random", "blocks.0.resid_post", "patches", str(folder))])
-    assert len(report.complaints) == 1 and "random" in report.complaints[0]
+    assert len(report.complaints) == 2
+    assert "was trained on tokens cls, not patches" in report.complaints[0]
+    assert "does not seem to fit" in report.complaints[1]
     stored = warehouse.sql("SELECT (self_test->>'explained_variance')::DOUBLE AS ev FROM spaces")["ev"][0]
     assert stored < 0.5
 

@@ -26,6 +26,7 @@ from glasshouse.warehouse.extraction.targets import (
     Target,
     check_distinct,
     kind_of,
+    mismatch,
     register,
     resolve_embedding,
     resolve_space,
@@ -103,7 +104,7 @@ def extract(
         )
         new = {} if report.stopped else _finalise(layout, works, announce)
     surface.write_attach_sql(layout)
-    return _report(report, new)
+    return _report(report, new, [words for target in targets if (words := mismatch(target))])
 
 
 def shard_folder(layout: Layout, target: Target) -> ShardFolder:
@@ -159,11 +160,11 @@ def _finalise(layout: Layout, works: Sequence[Work], announce: Callable[[str], N
     return new
 
 
-def _report(report: RunReport, new: dict[str, int]) -> ExtractReport:
+def _report(report: RunReport, new: dict[str, int], mismatches: list[str]) -> ExtractReport:
     return ExtractReport(
         n_computed=report.n_images,
         n_failed=report.n_failed,
         new_images=new,
-        complaints=report.complaints,
+        complaints=mismatches + report.complaints,
         stopped=report.stopped,
     )

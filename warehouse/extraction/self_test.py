@@ -94,5 +94,5 @@ def complaint(result: SelfTest, n_features: int) -> str | None:
         return None
     return (
         f"the SAE does not seem to fit these activations: {', '.join(faults)}. Probably its normalisation, the hook "
-        "point or the encoder's weights are not those that it was trained on."
+        "point or the encoder's weights are not those that it was trained on, or the images are of another kind."
     )

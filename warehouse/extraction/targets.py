@@ -108,6 +108,18 @@ def _check_tokens(request: SpaceRequest, point: HookPoint, encoder: Encoder) -> 
         raise UsageError(f"{request.hook} of {encoder.spec} has no patch tokens. Use --tokens cls.")
 
 
+def mismatch(target: Target) -> str | None:
+    """Say in one sentence where a space reads other activations than its SAE was trained on; None where it does not."""
+    if not isinstance(target, SpaceTarget):
+        return None
+    asked = {"hook": target.point.name, "tokens": target.tokens}
+    trained = {"hook": target.sae.hook, "tokens": target.sae.tokens}
+    other = [f"{name} {trained[name]}, not {asked[name]}" for name in asked if trained[name] not in (None, asked[name])]
+    if not other:
+        return None
+    return f"space '{target.name}': the SAE {target.sae.spec} was trained on {' and '.join(other)}."
+
+
 def resolve_embedding(name: str, encoder: Encoder) -> EmbeddingTarget:
     """Name the encoder's image embedding."""
     check_name("an embedding", name)
