@@ -1,8 +1,8 @@
 """Trains the starter's second encoder: a small Dinov2Model that shares nothing with the CLIP but the world.
 
-No text, other images, another seed. Self-supervision fails on this world (colour and position already identify a
-picture), so it learns from labels: attribute losses and kernel alignment, which shapes the space in which neighbours
-are sought.
+No text, other images, another seed. In this world colour and position alone tell which two views belong together, which
+leaves self-supervision nothing to learn. So it learns from labels: attribute losses and kernel alignment, which shapes
+the space in which neighbours are sought.
 """
 
 from __future__ import annotations
