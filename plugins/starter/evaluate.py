@@ -7,7 +7,8 @@ training script for the model card, and by tests and benchmarks on the shipped w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ from glasshouse.plugins.starter.models import (
     new_clip,
     new_dinov2,
 )
-from glasshouse.plugins.starter.training.data import cropped_picture
+from glasshouse.plugins.starter.training.data import Picture, cropped_picture
 from glasshouse.plugins.starter.world.captions import prompt
 from glasshouse.plugins.starter.world.scene import Scene, Stream, render_scene
 from glasshouse.plugins.starter.world.vocabulary import CORE_ATTRIBUTES, PARTS, STRIPE_KINDS, WHOLES
@@ -62,8 +63,6 @@ class HeldOut:
     """Held-out scenes, one crop around an object of each, and their truth as bit sets."""
 
     scenes: list[Scene]
-    crops_nhwc: npt.NDArray[np.uint8]
-    crop_facts_n: npt.NDArray[np.uint64]
 
     @cached_property
     def images_nhwc(self) -> npt.NDArray[np.uint8]:
@@ -80,20 +79,26 @@ class HeldOut:
         """Truth [n, 36] of the core values."""
         return value_table(self.facts_n)
 
+    @cached_property
+    def _crops(self) -> list[Picture]:
+        streams = ((scene, (scene.seed, int(Stream.HELD_OUT) + 1, scene.index)) for scene in self.scenes)
+        return [cropped_picture(scene, np.random.default_rng(stream)) for scene, stream in streams]
+
+    @cached_property
+    def crops_nhwc(self) -> npt.NDArray[np.uint8]:
+        """Crops [n, 64, 64, 3]."""
+        return np.stack([crop.image_hwc for crop in self._crops])
+
+    @cached_property
+    def crop_facts_n(self) -> npt.NDArray[np.uint64]:
+        """Bits [n] of every value that is certain of the crop."""
+        certain = [[crop.facts.scene[0], *(facts for facts, _ in crop.facts.objects)] for crop in self._crops]
+        return np.array([reduce(or_, facts) for facts in certain], dtype=np.uint64)
+
 
 def held_out(seed: int = 0, n_images: int = N_IMAGES) -> HeldOut:
     """Render the held-out scenes of a seed."""
-    scenes = [render_scene(seed, index, stream=Stream.HELD_OUT) for index in range(n_images)]
-    crops, facts = [], []
-    for scene in scenes:
-        rng = np.random.default_rng((seed, int(Stream.HELD_OUT) + 1, scene.index))
-        picture = cropped_picture(scene, rng)
-        crops.append(picture.image_hwc)
-        certain = picture.facts.scene[0]
-        for object_certain, _ in picture.facts.objects:
-            certain |= object_certain
-        facts.append(certain)
-    return HeldOut(scenes, np.stack(crops), np.array(facts, dtype=np.uint64))
+    return HeldOut([render_scene(seed, index, stream=Stream.HELD_OUT) for index in range(n_images)])
 
 
 def _scores(images_nd: torch.Tensor, model: Any, tokenize: Tokenizer, values: tuple[str, ...]) -> Any:

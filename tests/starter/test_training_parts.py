@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -138,17 +140,14 @@ def test_choice_and_neighbours_count_either_of_two_values() -> None:
     assert min(neighbour_accuracies(points, twins).values()) == 1.0
 
 
-def test_dictionary_file_keeps_what_it_says(tmp_path: object) -> None:
-    from pathlib import Path
-
-    folder = Path(str(tmp_path))
+def test_dictionary_file_keeps_what_it_says(tmp_path: Path) -> None:
     torch.manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
     made = Dictionary(
         directions.T.contiguous(), torch.zeros(6), directions, torch.ones(4), torch.tensor([0.5]), {"format": 1}
     )
-    made.save(folder)
-    read = Dictionary.load(folder)
+    made.save(tmp_path)
+    read = Dictionary.load(tmp_path)
     assert read.description == {"format": 1}
     acts = torch.randn(50, 4) + 1
     codes = read.encode(acts)
