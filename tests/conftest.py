@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kit.forking import Done, Driver
 from PIL import Image
 
 os.environ["GLASSHOUSE_NO_PLUGINS"] = "1"
@@ -79,29 +79,31 @@ def warehouse(tmp_path: Path, pictures: Path, plugins: Any) -> Iterator[Any]:
     opened.close()
 
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+@pytest.fixture(scope="session")
+def driver() -> Iterator[Driver]:
+    """Return the process that runs commands in its forks."""
+    started = Driver()
+    yield started
+    started.close()
+
+
+Run = Callable[..., Done]
 
 
 @pytest.fixture
-def glasshouse(tmp_path: Path) -> Run:
-    """Return a function that runs the real command in a process of its own, in the temporary folder."""
+def glasshouse(tmp_path: Path, driver: Driver) -> Run:
+    """Return a function that runs the real command line in a process of its own, in the temporary folder."""
 
-    def run(*words: str | Path, input: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command(), *map(str, words)],
-            cwd=tmp_path,
-            env={**os.environ, **environment},
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=300,
+    def run(*words: str | Path, input: str = "", **environment: str) -> Done:
+        return driver.run(
+            ["--plugin", str(TOY_PLUGIN), *map(str, words)], tmp_path, input=input, environment=environment
         )
 
     return run
 
 
 def command() -> list[str]:
-    """Return the command line's start, with the toy plugin."""
+    """Return the start of a command line that runs in an interpreter of its own, with the toy plugin."""
     return [
         sys.executable,
         "-W",

@@ -11,16 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
-from conftest import command, write_pictures
+from conftest import TOY_PLUGIN, command, write_pictures
+from kit.forking import Done, Driver
 
 from glasshouse.warehouse.checking.check import check
 from glasshouse.warehouse.warehouse import Warehouse
 
 EXTRACT = ["extract", "--encoder", "toy:0", "--space", "cls", "--space", "patches", "--hook", "blocks.0.resid_post",
            "--tokens", "cls", "--tokens", "patches", "--embed", "toy", "--batch-size", "4"]  # fmt: skip
-N_KILLS = 8
+N_VICTIMS = 12
 
 
 def contents(root: Path, plugins: Any) -> dict[str, pl.DataFrame]:
@@ -38,124 +40,106 @@ def contents(root: Path, plugins: Any) -> dict[str, pl.DataFrame]:
     return frames
 
 
-def run(words: list[str], root: Path) -> None:
-    done = subprocess.run([*command(), *words, "-w", str(root)], capture_output=True, text=True, timeout=300)
+def run(driver: Driver, words: list[str], root: Path, **how: Any) -> Done:
+    return driver.run(["--plugin", str(TOY_PLUGIN), *words, "-w", str(root)], root.parent, **how)
+
+
+def succeed(driver: Driver, words: list[str], root: Path) -> float:
+    """Run a command undisturbed; returns how long it took."""
+    done = run(driver, words, root)
     assert done.returncode == 0, done.stderr
-
-
-def kill_after(words: list[str], root: Path, seconds: float) -> bool:
-    """Start the command and kill it; says whether it was still running."""
-    process = subprocess.Popen(
-        [*command(), *words, "-w", str(root)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    time.sleep(seconds)
-    alive = process.poll() is None
-    if alive:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return alive
-
-
-def duration(words: list[str], root: Path) -> float:
-    started = time.monotonic()
-    run(words, root)
-    return time.monotonic() - started
+    return done.seconds
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> Path:
-    """Return a warehouse with 40 pictures, in a subprocess' absence of any open file."""
+def prepared(tmp_path: Path, driver: Driver) -> Path:
+    """Return a warehouse with 40 pictures that no process has open."""
     write_pictures(tmp_path / "pictures", 40)
     Warehouse.create(tmp_path / "w.glasshouse")
-    run(["add", str(tmp_path / "pictures")], tmp_path / "w.glasshouse")
+    succeed(driver, ["add", str(tmp_path / "pictures")], tmp_path / "w.glasshouse")
     return tmp_path / "w.glasshouse"
 
 
 @pytest.mark.slow
-def test_extract_survives_kill_at_random_points(prepared: Path, tmp_path: Path, plugins: Any) -> None:
+def test_extract_survives_kill_at_random_points(prepared: Path, tmp_path: Path, plugins: Any, driver: Driver) -> None:
     reference = tmp_path / "reference.glasshouse"
     shutil.copytree(prepared, reference)
-    seconds = duration(EXTRACT, reference)
+    seconds = succeed(driver, EXTRACT, reference)
     expected = contents(reference, plugins)
 
     generator = random.Random(7)
-    n_alive = 0
-    for attempt in range(N_KILLS):
+    n_killed = 0
+    for attempt in range(N_VICTIMS):
         victim = tmp_path / f"victim{attempt}.glasshouse"
         shutil.copytree(prepared, victim)
-        # Imports take the first part of the time; what matters comes after them, more than one kill hits some runs.
-        for _ in range(generator.choice([1, 1, 2, 3])):
-            n_alive += kill_after(EXTRACT, victim, seconds * generator.uniform(0.35, 1.05))
-        run(EXTRACT, victim)
+        for _ in range(generator.choice([1, 1, 2, 3])):  # some runs are killed more than once
+            done = run(driver, EXTRACT, victim, kill_after=seconds * generator.random())
+            n_killed += done.returncode == -signal.SIGKILL
+        succeed(driver, EXTRACT, victim)
         found = contents(victim, plugins)
         for name, frame in expected.items():
             assert found[name].equals(frame), f"attempt {attempt}: {name} differs"
         assert check(Warehouse(victim).layout).remaining == []
         shutil.rmtree(victim)
-    assert n_alive >= N_KILLS // 2
+    assert n_killed >= N_VICTIMS // 2
+
+
+FINALISING = [
+    ("glasshouse.warehouse.extraction.finalise", "_build", False),
+    ("glasshouse.warehouse.extraction.finalise", "_build", True),
+    ("glasshouse.warehouse.extraction.finalise", "record_space", False),
+    ("glasshouse.warehouse.extraction.finalise", "record_space", True),
+    ("glasshouse.warehouse.extraction.finalise", "finalise_embedding", False),
+    ("glasshouse.warehouse.vectors:VectorStore", "append", True),
+    ("glasshouse.warehouse.extraction.shards:ShardFolder", "clear", False),
+    ("glasshouse.warehouse.extraction.shards:ShardFolder", "clear", True),
+    ("glasshouse.warehouse.surface", "write_attach_sql", False),
+]
 
 
 @pytest.mark.slow
-def test_every_step_of_finalising_may_be_the_last(prepared: Path, tmp_path: Path, plugins: Any) -> None:
-    """Kill inside the process at each step between the last shard and the end, by making that step fatal."""
+def test_every_step_of_finalising_may_be_the_last(prepared: Path, tmp_path: Path, plugins: Any, driver: Driver) -> None:
+    """Each step between the last shard and the end is made fatal once."""
     reference = tmp_path / "reference.glasshouse"
     shutil.copytree(prepared, reference)
-    run(EXTRACT, reference)
+    succeed(driver, EXTRACT, reference)
     expected = contents(reference, plugins)
-    steps = [
-        ("glasshouse.warehouse.extraction.finalise", "_build", False),
-        ("glasshouse.warehouse.extraction.finalise", "_build", True),
-        ("glasshouse.warehouse.extraction.finalise", "record_space", False),
-        ("glasshouse.warehouse.extraction.finalise", "record_space", True),
-        ("glasshouse.warehouse.extraction.finalise", "finalise_embedding", False),
-        ("glasshouse.warehouse.vectors:VectorStore", "append", True),
-        ("glasshouse.warehouse.extraction.shards:ShardFolder", "clear", False),
-        ("glasshouse.warehouse.extraction.shards:ShardFolder", "clear", True),
-        ("glasshouse.warehouse.surface", "write_attach_sql", False),
-    ]
-    for module, name, after in steps:
+    for step in FINALISING:
         victim = tmp_path / "victim.glasshouse"
         shutil.copytree(prepared, victim)
-        code = DYING.format(
-            module=module, name=name, after=after, words=["--plugin", command()[-1], *EXTRACT, "-w", str(victim)]
-        )
-        died = subprocess.run([*command()[:-3], code], capture_output=True, text=True, timeout=300)
-        assert died.returncode == -signal.SIGKILL, f"{module}.{name} was not reached: {died.stderr}"
-        run(EXTRACT, victim)
+        died = run(driver, EXTRACT, victim, die_at=step)
+        assert died.returncode == -signal.SIGKILL, f"{step} was not reached: {died.stderr}"
+        succeed(driver, EXTRACT, victim)
         found = contents(victim, plugins)
         for table, frame in expected.items():
-            assert found[table].equals(frame), f"killed at {name} (after={after}): {table} differs"
+            assert found[table].equals(frame), f"killed at {step}: {table} differs"
         assert check(Warehouse(victim).layout).remaining == []
         shutil.rmtree(victim)
 
 
-DYING = """
-import importlib, os, signal, sys
-module, _, owner = {module!r}.partition(":")
-holder = importlib.import_module(module)
-holder = getattr(holder, owner) if owner else holder
-original = getattr(holder, {name!r})
-
-def deadly(*args, **kwargs):
-    if {after}:
-        original(*args, **kwargs)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-setattr(holder, {name!r}, deadly)
-import glasshouse.warehouse.extraction.extract as extract_module
-if hasattr(extract_module, {name!r}):
-    setattr(extract_module, {name!r}, deadly)
-sys.argv = ["glasshouse", *{words}]
-from glasshouse.cli.main import run
-run()
-"""
+@pytest.mark.slow
+def test_an_import_survives_kill_at_random_points(prepared: Path, tmp_path: Path, plugins: Any, driver: Driver) -> None:
+    values = np.random.default_rng(3).random((40, 500)).astype(np.float32)
+    np.savez(tmp_path / "acts.npz", activations=values, images=np.array([f"{i:05d}" for i in range(40)]))
+    words = ["import", "features", str(tmp_path / "acts.npz"), "--space", "mine"]
+    reference = tmp_path / "reference.glasshouse"
+    shutil.copytree(prepared, reference)
+    seconds = succeed(driver, words, reference)
+    expected = contents(reference, plugins)
+    generator = random.Random(11)
+    for attempt in range(N_VICTIMS):
+        victim = tmp_path / f"victim{attempt}.glasshouse"
+        shutil.copytree(prepared, victim)
+        run(driver, words, victim, kill_after=seconds * generator.random())
+        succeed(driver, words, victim)
+        found = contents(victim, plugins)
+        for name, frame in expected.items():
+            assert found[name].equals(frame), f"attempt {attempt}: {name} differs"
+        shutil.rmtree(victim)
 
 
 @pytest.mark.slow
-def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(prepared: Path, plugins: Any) -> None:
+def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(prepared: Path, plugins: Any, driver: Driver) -> None:
     words = [
         "extract",
         "--encoder",
@@ -181,7 +165,7 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(prepared: Path, plugins
     assert "Traceback" not in errors
     done = {file.name for file in shards.glob("batch-*")}
     assert 0 < len(done) < 10
-    run(words, prepared)
+    succeed(driver, words, prepared)
     assert Warehouse(prepared, plugins).spaces()["n_images"].to_list() == [40]
 
 
