@@ -66,7 +66,8 @@ def serve() -> None:
     for module in ("torch", "polars", "pyarrow.parquet", "duckdb", "scipy.sparse", "rich.table", "rich.console"):
         importlib.import_module(module)
     for module in ("cli.main", "cli.extraction", "cli.sql_output", "warehouse.extraction.extract",
-                   "warehouse.intake.add", "warehouse.checking.check", "warehouse.importing.store", "warehouse.importing.files",
+                   "warehouse.intake.add", "warehouse.checking.check", "warehouse.importing.store",
+                   "warehouse.importing.files",
                    "warehouse.summary", "plugins.manager"):  # fmt: skip
         importlib.import_module(f"glasshouse.{module}")
     for line in sys.stdin:
