@@ -1,9 +1,9 @@
-"""Draws docs/pictures/features.jpg from a demo warehouse: for some values of the world, the patch feature that knows it.
+"""Draws docs/pictures/features.jpg from a demo warehouse: for some values of the world, the patch feature for it.
 
     python docs/pictures/make_features.py demo.glasshouse
 
 A row is a feature: its strongest images and, below each, where on the image it fires. Which feature stands for a value
-is decided by the world's truth (share of images with the value among its 30 strongest), which only a rendered world has.
+is decided by the world's truth (share of images with the value among its 30 strongest), which only this world has.
 """
 
 from __future__ import annotations
