@@ -34,7 +34,8 @@ HOOK = "blocks.8.resid_post"
 N_FEATURES = 49_152
 L0 = 48
 N_PER_ROUND = {"cls": 128, "patches": 64}
-N_BY_SCRIPT = 16
+N_BY_SCRIPT = 8
+N_ROUNDS = {"cls": 5, "patches": 3}
 
 
 @dataclass
@@ -55,7 +56,7 @@ def run(setting: Setting) -> Iterator[Row]:
     plugins = Plugins(external=False)
     encoder = plugins.load_encoder("open_clip:ViT-B-32/random:0")
     for tokens in ("cls", "patches"):
-        n_images = DEFAULT_BATCH_SIZE + setting.repeats * N_PER_ROUND[tokens]
+        n_images = DEFAULT_BATCH_SIZE + N_ROUNDS[tokens] * N_PER_ROUND[tokens]
         folder = setting.scratch / f"jpegs-{tokens}"
         say(f"  writing {n_images} JPEGs of 640 × 480")
         write_pictures(folder, n_images, (640, 480), ".jpg")
@@ -82,7 +83,7 @@ def _compare(bench: Bench, warehouse: Warehouse, tokens: TokenPolicy, setting: S
     # The first batch warms up and carries the SAE's self-test, once per space however many images there are.
     first = seconds(lambda: extract_some(warehouse, bench, tokens, DEFAULT_BATCH_SIZE))
     bare()
-    times = interleaved({"bare": bare, "extract": ours, "script": script}, setting.repeats)
+    times = interleaved({"bare": bare, "extract": ours, "script": script}, N_ROUNDS[tokens])
     last = seconds(lambda: extract_some(warehouse, bench, tokens, None))
     yield from _rows(times, tokens, n_per_round)
     yield Row(

@@ -12,6 +12,7 @@ import duckdb
 from benchmarks.synthetic import Setting, SpaceShape
 from benchmarks.table import Row
 from benchmarks.timing import interleaved, ratio
+from glasshouse.warehouse.extraction.finalise import limit_memory
 from glasshouse.warehouse.quoting import literal
 
 POOLED = (
@@ -67,7 +68,7 @@ def _one(setting: Setting, shape: SpaceShape) -> Iterator[Row]:
 def _create_sorted(file: Path, shards: Path, *, has_tokens: bool) -> None:
     files = literal(shards / "*.parquet")
     with contextlib.closing(duckdb.connect(str(file))) as connection:
-        connection.execute("SET memory_limit = '50%'")
+        limit_memory(connection)
         connection.execute(POOLED.format(files=files))
         if has_tokens:
             connection.execute(BY_TOKEN.format(files=files))
