@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, memory and size, as ratios.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, the figures mean little")
-    parser.add_argument("--write", action="store_true", help="replace the table in docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="bring the table in docs/benchmarks.md up to date")
     parser.add_argument("--scratch", type=Path, help="where temporary files go (about 3 GB)")
     options = parser.parse_args(words)
     unknown = [name for name in options.names if name not in BENCHMARKS]
@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
                 say("  " + " | ".join(row.cells()[1:]))
                 rows.append(row)
     description = machine(load)
-    print(f"{description}\n\n{aligned(rows)}")
+    print(f"{description}\n\n{aligned([row.cells() for row in rows])}")
     if options.write:
         write(rows, description)
     return rows

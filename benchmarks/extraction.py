@@ -107,6 +107,13 @@ def _rows(times: dict[str, list[float]], tokens: str, n_per_round: int) -> Itera
         ">= 0.85",
         share >= 0.85,
     )
+    yield Row(
+        "extraction",
+        f"{tokens}: the same in processor time",
+        f"{1000 * statistics.median(times['extract, processor']) / n_per_round:.0f} ms per image",
+        f"{1000 * statistics.median(times['bare, processor']) / n_per_round:.0f} ms",
+        ratio(times, "bare, processor", "extract, processor"),
+    )
     gain = ratio(times, "script", "extract") * n_per_round / N_BY_SCRIPT
     yield Row(
         "extraction",

@@ -13,6 +13,7 @@ from pathlib import Path
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 LIBRARIES = ("torch", "open_clip_torch", "duckdb", "lancedb", "pyarrow", "polars", "numpy", "pillow")
+ORDER = ("finalise", "size", "queries", "startup", "memory", "extraction")
 HEADINGS = ("benchmark", "what", "measured", "against", "ratio", "target", "met")
 
 
@@ -52,9 +53,9 @@ class Row:
         )
 
 
-def aligned(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table whose columns also line up in a terminal."""
-    lines = [HEADINGS, *(row.cells() for row in rows)]
+def aligned(cells: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells as a Markdown table whose columns also line up in a terminal."""
+    lines = [HEADINGS, *cells]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     texts = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
@@ -89,14 +90,26 @@ def processor() -> str:
 
 
 def write(rows: Sequence[Row], description: str, document: Path = DOCUMENT) -> None:
-    """Replace the block between the markers by the machine's description and the table.
+    """Bring the block between the markers up to date: the machine's description, and the table's rows.
+
+    Rows of benchmarks that were not run now stay.
 
     Raises:
         ValueError: the document has no such block.
     """
     text = document.read_text(encoding="utf-8")
     head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    old, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{document} has no block between '{BEGIN}' and '{END}'.")
-    document.write_text(f"{head}{BEGIN}\n{description}\n\n{aligned(rows)}\n{END}{tail}", encoding="utf-8")
+    new = [row.cells() for row in rows]
+    measured = {cells[0] for cells in new}
+    kept = [cells for cells in table_cells(old) if cells[0] not in measured]
+    cells = sorted(kept + new, key=lambda cells: ORDER.index(cells[0]))
+    document.write_text(f"{head}{BEGIN}\n{description}\n\n{aligned(cells)}\n{END}{tail}", encoding="utf-8")
+
+
+def table_cells(text: str) -> list[tuple[str, ...]]:
+    """The cells of every row below the headings of a table that `aligned` made."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines[1:]]

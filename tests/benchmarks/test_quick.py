@@ -43,7 +43,8 @@ def test_sizes_hold_on_small_spaces_too(rows: list[Any]) -> None:
 
 def test_the_table_lines_up_and_replaces_its_block_in_the_document(rows: list[Any], tmp_path: Path) -> None:
     table = importlib.import_module("benchmarks.table")
-    lines = table.aligned(rows).splitlines()
+    lines = table.aligned([row.cells() for row in rows]).splitlines()
+    assert table.table_cells("\n".join(lines)) == [row.cells() for row in rows]
     assert len(lines) == len(rows) + 2
     assert {len(line) for line in lines} == {len(lines[0])}
     assert {line.count(" | ") for line in lines if not line.startswith("|-")} == {len(table.HEADINGS) - 1}
@@ -54,6 +55,12 @@ def test_the_table_lines_up_and_replaces_its_block_in_the_document(rows: list[An
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     assert "a machine" in text and lines[-1] in text and "old" not in text
+    startup = table.Row("startup", "a new row", "1 s")
+    table.write([startup], "another machine", document)
+    kept = table.table_cells(document.read_text())
+    others = [row.cells() for row in rows if row.benchmark != "startup"]
+    assert sorted(kept) == sorted([*others, startup.cells()])
+    assert [cells[0] for cells in kept] == sorted((cells[0] for cells in kept), key=table.ORDER.index)
     document.write_text("no block")
     with pytest.raises(ValueError, match="no block between"):
         table.write(rows, "a machine", document)
