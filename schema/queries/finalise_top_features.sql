@@ -1,4 +1,4 @@
--- In image order as the shards are; within an image in feature order, ranks beside it: no sort is needed.
+-- In image order as the shards are; within an image as they come, ranks beside them: no sort is needed.
 INSERT INTO image_top_features
 SELECT image_id, rank, feature_id, value FROM old.image_top_features
 UNION ALL

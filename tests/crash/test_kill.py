@@ -117,6 +117,25 @@ def test_every_step_of_finalising_may_be_the_last(prepared: Path, tmp_path: Path
         shutil.rmtree(victim)
 
 
+@pytest.mark.parametrize("step", [FINALISING[2], FINALISING[6]], ids=["before the record", "before the clean-up"])
+def test_images_added_after_a_kill_come_in_once(
+    prepared: Path, tmp_path: Path, plugins: Any, driver: Driver, step: tuple[str, str, bool]
+) -> None:
+    """The shards then hold both: images that are finalised already, and new ones."""
+    reference, victim = tmp_path / "reference.glasshouse", tmp_path / "victim.glasshouse"
+    more = write_pictures(tmp_path / "more", 10, first=200)
+    shutil.copytree(prepared, reference)
+    shutil.copytree(prepared, victim)
+    succeed(driver, EXTRACT, reference)
+    assert run(driver, EXTRACT, victim, die_at=step).returncode == -signal.SIGKILL
+    for root in (reference, victim):
+        succeed(driver, ["add", str(more[0].parent)], root)
+        succeed(driver, EXTRACT, root)
+    expected, found = contents(reference, plugins), contents(victim, plugins)
+    for table, frame in expected.items():
+        assert found[table].equals(frame), table
+
+
 @pytest.mark.slow
 def test_an_import_survives_kill_at_random_points(prepared: Path, tmp_path: Path, plugins: Any, driver: Driver) -> None:
     values = np.random.default_rng(3).random((40, 500)).astype(np.float32)

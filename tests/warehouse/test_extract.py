@@ -317,3 +317,29 @@ def test_masks_come_back_as_they_were_drawn(warehouse: Warehouse, pictures: Path
     np.testing.assert_array_equal(found.mask_hw, mask_hw)
     assert warehouse.sql("SELECT attributes->>'colour' AS colour FROM annotations")["colour"].to_list() == ["red"]
     assert warehouse.masks(0) == []
+
+
+def test_tables_lie_in_the_order_that_their_reads_rely_on(warehouse: Warehouse, tmp_path: Path) -> None:
+    """No query needs it to be right, so only the file itself can tell; values with ties, and a second finalising."""
+    import duckdb
+
+    rng = np.random.default_rng(2)
+    values = rng.integers(0, 4, (30, 50)).astype(np.float32)
+    warehouse.import_features("ties", values, list(range(30)))
+    warehouse.extract("toy:0", SPACES)
+    write_pictures(tmp_path / "more", 10, first=300)
+    warehouse.add([tmp_path / "more"])
+    warehouse.extract("toy:0", SPACES)
+    orders = {
+        "activations": "feature_id, value DESC, image_id",
+        "token_activations": "feature_id, image_id, token",
+        "space_images": "image_id",
+        "feature_stats": "feature_id",
+    }
+    for space in ("ties", "cls", "patches"):
+        with duckdb.connect(str(warehouse.layout.space_file(space)), read_only=True) as connection:
+            for table, order in orders.items():
+                lying = connection.execute(f"SELECT * FROM {table} ORDER BY rowid").fetchall()
+                assert lying == connection.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall(), (space, table)
+            ids = connection.execute("SELECT image_id FROM image_top_features ORDER BY rowid").fetchall()
+            assert ids == sorted(ids)

@@ -158,7 +158,8 @@ def _build(
 def limit_memory(connection: duckdb.DuckDBPyConnection) -> None:
     """Bound what DuckDB holds, however many rows are sorted; the rest is spilled beside the file."""
     row = connection.execute("SELECT current_setting('threads')").fetchone()
-    connection.execute(f"SET memory_limit = '{MEBIBYTES_PER_THREAD * int(row[0] if row else 1)}MiB'")
+    limit = f"{MEBIBYTES_PER_THREAD * int(row[0] if row else 1)}MiB"
+    connection.execute(f"SET memory_limit = {literal(limit)}")
 
 
 def _own_name(connection: duckdb.DuckDBPyConnection) -> str:
