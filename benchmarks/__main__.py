@@ -34,6 +34,8 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark '{unknown[0]}'; choose from {', '.join(BENCHMARKS)}")
+    if options.quick and options.write:
+        parser.error("--quick figures mean too little to be written down; leave one of --quick and --write out")
     load = os.getloadavg()[0]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="glasshouse-benchmarks-", dir=options.scratch) as scratch:
