@@ -40,6 +40,14 @@ def contents(root: Path, plugins: Any) -> dict[str, pl.DataFrame]:
     return frames
 
 
+def assert_same(root: Path, expected: dict[str, pl.DataFrame], plugins: Any, when: str) -> None:
+    """Every row as in an undisturbed run, and nothing left lying about."""
+    found = contents(root, plugins)
+    for table, frame in expected.items():
+        assert found[table].equals(frame), f"{when}: {table} differs"
+    assert check(Warehouse(root).layout).remaining == [], when
+
+
 def run(driver: Driver, words: list[str], root: Path, **how: Any) -> Done:
     return driver.run(["--plugin", str(TOY_PLUGIN), *words, "-w", str(root)], root.parent, **how)
 
@@ -76,10 +84,7 @@ def test_extract_survives_kill_at_random_points(prepared: Path, tmp_path: Path, 
             done = run(driver, EXTRACT, victim, kill_after=seconds * generator.random())
             n_killed += done.returncode == -signal.SIGKILL
         succeed(driver, EXTRACT, victim)
-        found = contents(victim, plugins)
-        for name, frame in expected.items():
-            assert found[name].equals(frame), f"attempt {attempt}: {name} differs"
-        assert check(Warehouse(victim).layout).remaining == []
+        assert_same(victim, expected, plugins, f"attempt {attempt}")
         shutil.rmtree(victim)
     assert n_killed >= N_VICTIMS // 2
 
@@ -110,10 +115,7 @@ def test_every_step_of_finalising_may_be_the_last(prepared: Path, tmp_path: Path
         died = run(driver, EXTRACT, victim, die_at=step)
         assert died.returncode == -signal.SIGKILL, f"{step} was not reached: {died.stderr}"
         succeed(driver, EXTRACT, victim)
-        found = contents(victim, plugins)
-        for table, frame in expected.items():
-            assert found[table].equals(frame), f"killed at {step}: {table} differs"
-        assert check(Warehouse(victim).layout).remaining == []
+        assert_same(victim, expected, plugins, f"killed at {step}")
         shutil.rmtree(victim)
 
 
@@ -131,9 +133,7 @@ def test_images_added_after_a_kill_come_in_once(
     for root in (reference, victim):
         succeed(driver, ["add", str(more[0].parent)], root)
         succeed(driver, EXTRACT, root)
-    expected, found = contents(reference, plugins), contents(victim, plugins)
-    for table, frame in expected.items():
-        assert found[table].equals(frame), table
+    assert_same(victim, contents(reference, plugins), plugins, "added after the kill")
 
 
 @pytest.mark.slow
@@ -151,9 +151,7 @@ def test_an_import_survives_kill_at_random_points(prepared: Path, tmp_path: Path
         shutil.copytree(prepared, victim)
         run(driver, words, victim, kill_after=seconds * generator.random())
         succeed(driver, words, victim)
-        found = contents(victim, plugins)
-        for name, frame in expected.items():
-            assert found[name].equals(frame), f"attempt {attempt}: {name} differs"
+        assert_same(victim, expected, plugins, f"attempt {attempt}")
         shutil.rmtree(victim)
 
 
