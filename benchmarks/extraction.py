@@ -97,7 +97,6 @@ def _compare(bench: Bench, warehouse: Warehouse, tokens: TokenPolicy, setting: S
 def _rows(times: dict[str, list[float]], tokens: str, n_per_round: int) -> Iterator[Row]:
     share = ratio(times, "bare", "extract")
     rate, limit = n_per_round / statistics.median(times["extract"]), n_per_round / statistics.median(times["bare"])
-    by_script = N_BY_SCRIPT / statistics.median(times["script"])
     yield Row(
         "extraction",
         f"{tokens}: from JPEGs to shards, ViT-B-32 to block 8, {N_FEATURES:,} features",
@@ -114,13 +113,14 @@ def _rows(times: dict[str, list[float]], tokens: str, n_per_round: int) -> Itera
         f"{1000 * statistics.median(times['bare, processor']) / n_per_round:.0f} ms",
         ratio(times, "bare, processor", "extract, processor"),
     )
-    gain = ratio(times, "script", "extract") * n_per_round / N_BY_SCRIPT
+    # The best rounds: the script's many short passes suffer most where other processes are in the way.
+    rate, by_script = n_per_round / min(times["extract"]), N_BY_SCRIPT / min(times["script"])
     yield Row(
         "extraction",
-        f"{tokens}: what a user gains",
+        f"{tokens}: what a user gains, best rounds",
         f"{rate:.1f} images/s",
         f"{by_script:.1f} images/s one by one, a JSON each",
-        gain,
+        rate / by_script,
     )
 
 
