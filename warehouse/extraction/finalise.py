@@ -32,7 +32,7 @@ from glasshouse.warehouse.vectors import VectorStore
 SPACE_FORMAT = 1
 
 MEBIBYTES_PER_THREAD = 128
-"""For sorting. Half of it still sorts 31 million rows, a fifth slower; a quarter is too little for DuckDB."""
+"""For sorting. Half of it still sorts 31 million rows, but slower; a quarter is too little for DuckDB."""
 
 
 class _ShardRows(NamedTuple):
