@@ -14,9 +14,10 @@ from glasshouse.cli.printing import print_json
 @json_option
 @warehouse_option
 def check(repair: bool, hashes: bool, as_json: bool, warehouse: str | None) -> None:
-    """Compare the catalogue with the spaces, the vectors, the shards and the files on disk.
+    """Check that all parts of a warehouse agree, and repair.
 
-    Exits with 1 when something is wrong that was not mended.
+    Compares the catalogue with the spaces, the vectors, the shards and the files on disk. Exits with 1 when something
+    is wrong that was not mended.
     """
     from glasshouse.warehouse.checking.check import check as check_warehouse
 

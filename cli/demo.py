@@ -30,15 +30,22 @@ NEXT_STEPS = (
 
 
 @click.command()
-@click.option("--dir", "root", type=click.Path(path_type=Path), default=Path("demo.glasshouse"), show_default=True)
+@click.option(
+    "--dir",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("demo.glasshouse"),
+    show_default=True,
+    help="The warehouse's folder.",
+)
 @click.option("--images", "n_images", type=click.IntRange(1), default=2000, show_default=True, help="How many images.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the rendered world.")
 @click.pass_context
 def demo(ctx: click.Context, root: Path, n_images: int, seed: int) -> None:
-    """Render a small world with known truth and build a warehouse from it; takes a minute, needs no network.
+    """Build a warehouse of a small rendered world with known truth.
 
-    Holds a CLS and a patch space of sparse features, CLIP and DINOv2 embeddings, and the truth: labels, ratings,
-    captions, masks. The same call again completes what was interrupted.
+    Takes a minute or two and needs no network. It holds a CLS and a patch space of sparse features, CLIP and DINOv2
+    embeddings, and the truth: labels, ratings, captions, masks. The same call again completes what was interrupted.
     """
     from glasshouse.cli.extraction import STOPPING
     from glasshouse.cli.progress import polite_stop, progress_bar

@@ -13,7 +13,10 @@ from glasshouse.cli.options import open_warehouse, warehouse_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @warehouse_option
 def drop(kind: str, name: str, yes: bool, warehouse: str | None) -> None:
-    """Remove a space or an embedding with everything that was extracted for it. Images stay."""
+    """Remove a space or an embedding.
+
+    Everything that was extracted for it goes; images stay.
+    """
     opened = open_warehouse(warehouse)
     opened.require(kind, name)
     if not yes:

@@ -17,7 +17,9 @@ from glasshouse.cli.options import chosen_device, device_option, open_warehouse,
 def embed(
     encoder: str, name: str | None, batch_size: int, workers: int | None, device: str, warehouse: str | None
 ) -> None:
-    """Store an encoder's image embedding for all images that do not have it yet.
+    """Store an encoder's image embeddings.
+
+    Only images that do not have it yet are computed.
 
     Example: glasshouse embed --encoder starter:dinov2 --name dinov2
     """

@@ -39,10 +39,11 @@ def extract(
     device: str,
     warehouse: str | None,
 ) -> None:
-    """Extract sparse features of all images that a space does not have yet.
+    """Extract sparse features into spaces.
 
-    Several spaces of one encoder take one pass: repeat --space, and give --hook, --tokens and --sae once for all or
-    once for each, in the same order. With --preset, --space chooses some of its spaces.
+    Only images that a space does not have yet are computed. Several spaces of one encoder take one pass: repeat
+    --space, and give --hook, --tokens and --sae once for all or once for each, in the same order. With --preset,
+    --space chooses some of its spaces.
 
     Example: glasshouse extract --encoder starter:clip --space cls --hook blocks.3.resid_post --sae starter:sae-cls
     """

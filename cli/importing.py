@@ -24,7 +24,7 @@ _images_option = click.option(
 
 @click.group(name="import")
 def import_group() -> None:
-    """Take in activations or vectors that were computed elsewhere."""
+    """Take in activations or vectors computed elsewhere."""
 
 
 @import_group.command()

@@ -29,7 +29,9 @@ def sql(
     params: tuple[str, ...],
     warehouse: str | None,
 ) -> None:
-    """Run QUERY (DuckDB's SQL; `-` reads it from stdin) on read-only connections and print its result.
+    """Ask the warehouse in SQL.
+
+    Runs QUERY (DuckDB's SQL; `-` reads it from stdin) on read-only connections and prints its result.
 
     Tables: images, image_paths, ratings, captions, image_labels, annotations, failures, rejected_rows, intakes,
     spaces, embeddings; and over all spaces, with a column `space`: activations, token_activations,

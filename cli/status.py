@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @json_option
 @warehouse_option
 def status(as_json: bool, warehouse: str | None) -> None:
-    """Say what the warehouse holds: images and what is known about them, spaces, embeddings."""
+    """Say what the warehouse holds and what is under way."""
     opened = open_warehouse(warehouse)
     if as_json:
         from glasshouse.warehouse.summary import summarise
