@@ -40,6 +40,7 @@ $(VENV)/bin/python:
 
 # PIP_QUIET keeps the log short; the constraints file holds every pin.
 $(VENV)/.installed: constraints.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing pinned versions into $(VENV); this takes some minutes"
 	$(PIP) install --quiet -c constraints.txt torch torchvision
 	$(PIP) install --quiet -c constraints.txt -e .
 	@touch $@

@@ -10,7 +10,7 @@ from glasshouse.cli.printing import print_json
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Mend what can be mended.")
-@click.option("--hashes", is_flag=True, help="Read every image file and compare its SHA-256; slow.")
+@click.option("--hashes", is_flag=True, help="Read everything: images, spaces and vectors, with their checksums; slow.")
 @json_option
 @warehouse_option
 def check(repair: bool, hashes: bool, as_json: bool, warehouse: str | None) -> None:

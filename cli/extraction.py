@@ -59,7 +59,10 @@ def report_extraction(warehouse: Warehouse, report: ExtractReport) -> None:
     for complaint in report.complaints:
         click.echo(f"warning: {complaint}", err=True)
     if report.stopped:
-        click.echo(f"Stopped after {count(report.n_computed, 'image')}. Run the same command again to go on.", err=True)
+        click.echo(
+            f"Stopped after {count(report.n_computed, 'image')} of this run. Run the same command again to go on.",
+            err=True,
+        )
         raise click.exceptions.Exit(130)
     for name, n_new in report.new_images.items():
         click.echo(f"{name}: {count(n_new, 'new image')}" if n_new else f"{name}: up to date")

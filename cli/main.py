@@ -116,6 +116,15 @@ def exit_code() -> int:
         return 0
     except OSError as error:
         return _say(_explain(error), 1)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        words = " ".join(str(error).split())[:300]
+        return _say(
+            f"Unexpected {type(error).__name__}: {words}. This is a fault of glasshouse or of a plugin, not yours; "
+            f"{DEBUG_VARIABLE}=1 shows where.",
+            1,
+        )
 
 
 def _say(message: str, code: int) -> int:

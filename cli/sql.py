@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,12 @@ def _format_of(output: Path | None) -> str:
 
 
 def _parameter(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE; a value that looks like a number is one."""
+    """Read NAME=VALUE; plain decimal numbers are numbers, all else (`007` too) is text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise UsageError(f"--param takes NAME=VALUE, not '{text}'.")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
+    if re.fullmatch(r"-?(0|[1-9]\d*)", value):
+        return name, int(value)
+    if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", value):
+        return name, float(value)
     return name, value

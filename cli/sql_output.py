@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from glasshouse.cli.printing import print_table
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.surface import explain
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,16 +28,61 @@ def write_result(result: duckdb.DuckDBPyRelation, format_: str, output: Path | N
     """Write a pending result to a file or to stdout.
 
     Raises:
-        UsageError: a binary format would go to a terminal.
+        UsageError: a binary format would go to a terminal; the query fails on its way.
     """
     if format_ in ("parquet", "arrow") and output is None and sys.stdout.isatty():
         raise UsageError(f"{format_} is binary and would garble the terminal. Give a file with -o FILE.")
-    reader = result.to_arrow_reader(BATCH_ROWS)
     if format_ == "table" and output is None:
-        _print(reader)
+        _print(_readable(result.limit(TABLE_ROWS + 1).to_arrow_reader(BATCH_ROWS)))
         return
+    reader = _readable(result.to_arrow_reader(BATCH_ROWS))
     with _sink(output) as sink:
         WRITERS[format_](reader, sink)
+
+
+def _readable(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """Make a result one that every format can hold: columns named once, and text for what has no common form."""
+    names: list[str] = []
+    for name in reader.schema.names:
+        fresh, n = name, 0
+        while fresh in names:
+            n += 1
+            fresh = f"{name}_{n}"
+        names.append(fresh)
+    kinds = [pa.string() if _is_exotic(field.type) else field.type for field in reader.schema]
+    schema = pa.schema([pa.field(name, kind) for name, kind in zip(names, kinds, strict=True)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in reader:
+                columns = [
+                    column if column.type == kind else pa.array([_as_text(v) for v in column.to_pylist()], kind)
+                    for column, kind in zip(batch.columns, kinds, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(f"The query failed. {explain(error)}") from error
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _is_exotic(kind: pa.DataType) -> bool:
+    """Say whether a type has no form in CSV, JSON or Parquet: bytes, bits, intervals."""
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_interval(kind)
+        or isinstance(kind, pa.BaseExtensionType)
+    )
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, pa.MonthDayNano):
+        return f"{value.months} months {value.days} days {value.nanoseconds / 1e9:g} seconds"
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 @contextmanager
@@ -56,16 +102,11 @@ def _sink(output: Path | None) -> Iterator[IO[bytes]]:
 
 
 def _print(reader: pa.RecordBatchReader) -> None:
-    """Print at most TABLE_ROWS rows and count the rest."""
-    rows: list[tuple[Any, ...]] = []
-    n_rows = 0
-    for batch in reader:
-        wanted = batch.slice(0, max(0, TABLE_ROWS - n_rows))
-        rows.extend(zip(*(column.to_pylist() for column in wanted.columns), strict=True))
-        n_rows += batch.num_rows
-    print_table(reader.schema.names, rows, numeric=_numeric(reader.schema))
-    if n_rows > TABLE_ROWS:
-        print(f"… {n_rows - TABLE_ROWS:,} more rows; -o FILE.csv or --format csv writes them all", file=sys.stderr)
+    """Print at most TABLE_ROWS rows; the query is not run further than it takes to know that there are more."""
+    rows = [row for batch in reader for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
+    print_table(reader.schema.names, rows[:TABLE_ROWS], numeric=_numeric(reader.schema))
+    if len(rows) > TABLE_ROWS:
+        print(f"… more than {TABLE_ROWS:,} rows; -o FILE.csv or --format csv writes them all", file=sys.stderr)
 
 
 def _numeric(schema: pa.Schema) -> list[str]:

@@ -77,8 +77,15 @@ class Catalogue:
 
 def commit(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Commit, turning a full disk or a read-only folder into a clear error. The transaction is then undone."""
-    try:
+    with clear_write_errors(path):
         connection.execute("COMMIT")
+
+
+@contextmanager
+def clear_write_errors(path: Path) -> Iterator[None]:
+    """Turn what DuckDB says of a write that the system refused into a `WarehouseError`."""
+    try:
+        yield
     except (duckdb.IOException, duckdb.FatalException, duckdb.TransactionException) as error:
         raise WarehouseError(
             f"Could not write {path}: {first_line(error)} Nothing of this step was stored; "
@@ -234,6 +241,9 @@ def migrate(path: Path) -> list[str]:
                 )
                 commit(connection, path)
                 applied.append(name)
+        # Closing would write the log into the file too, but say nothing when the disk is full.
+        with clear_write_errors(path):
+            connection.execute("CHECKPOINT")
         return applied
     finally:
         connection.close()

@@ -110,7 +110,8 @@ class SpaceReader:
                 status = self._file.stat()
             except OSError:
                 raise WarehouseError(
-                    f"The file {self._file} of the space '{self.name}' is missing. Run `glasshouse check --repair`."
+                    f"The file {self._file} of the space '{self.name}' is gone. If nobody dropped it, run "
+                    "`glasshouse check --repair`."
                 ) from None
             inode = (status.st_dev, status.st_ino)
             if self._connection is None or inode != self._inode:

@@ -63,7 +63,8 @@ def summarise(layout: Layout) -> Summary:
             "FROM spaces ORDER BY name"
         ).fetchall()
         embeddings = connection.execute(
-            "SELECT name, encoder_spec, width, n_images, state FROM embeddings ORDER BY name"
+            "SELECT name, encoder_spec, width, n_images, state, encoder_fingerprint IS NULL FROM embeddings "
+            "ORDER BY name"
         ).fetchall()
     n_images = tables["images"]
     return Summary(
@@ -76,23 +77,29 @@ def summarise(layout: Layout) -> Summary:
 
 def _space(layout: Layout, row: Sequence[Any], n_images: int) -> SpaceSummary:
     space = SpaceSummary(*row)
-    return replace(space, state=_state(layout, "space", space.name, space.state, space.n_images, n_images))
+    return replace(
+        space,
+        state=_state(layout, "space", space.name, space.state, space.n_images, n_images, imported=space.hook is None),
+    )
 
 
 def _embedding(layout: Layout, row: Sequence[Any], n_images: int) -> EmbeddingSummary:
-    embedding = EmbeddingSummary(*row)
-    state = _state(layout, "embedding", embedding.name, embedding.state, embedding.n_images, n_images)
+    *columns, imported = row
+    embedding = EmbeddingSummary(*columns)
+    state = _state(
+        layout, "embedding", embedding.name, embedding.state, embedding.n_images, n_images, imported=imported
+    )
     return replace(embedding, state=state)
 
 
-def _state(layout: Layout, kind: str, name: str, state: str, n_covered: int, n_images: int) -> str:
+def _state(layout: Layout, kind: str, name: str, state: str, n_covered: int, n_images: int, *, imported: bool) -> str:
     """Say `ready`, `ready, N images to extract`, or how far an extraction is."""
     files = sorted(layout.shard_folder(kind, name).glob("batch-*.parquet"))
     waiting = len(covered([record for file in files if (record := read_record(file)) is not None]))
     if state != "ready" or waiting:
         return f"extracting, {n_covered + waiting:,} of {n_images:,} images"
-    missing = n_images - n_covered
-    return f"ready, {missing:,} images to extract" if missing > 0 else "ready"
+    missing = 0 if imported else n_images - n_covered
+    return f"ready, {missing:,} more to extract" if missing > 0 else "ready"
 
 
 def _size(folder: Path) -> int:

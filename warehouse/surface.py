@@ -87,8 +87,14 @@ def reading(layout: Layout, prepare: Prepare = lambda connection: None) -> Itera
     with Catalogue(layout.root).reading() as connection:
         spaces = finalised_spaces(connection, layout)
         _require_files(spaces, layout)
-        for statement in view_statements(spaces, "TEMP VIEW"):
-            connection.execute(statement)
+        try:
+            for statement in view_statements(spaces, "TEMP VIEW"):
+                connection.execute(statement)
+        except duckdb.Error as error:
+            raise WarehouseError(
+                f"A space of {layout.root} cannot be read: {first_line(error)} Run `glasshouse check --repair` to have "
+                "it extracted again."
+            ) from error
         prepare(connection)
         yield connection
 
@@ -140,13 +146,15 @@ def write_attach_sql(layout: Layout) -> Path:
     return layout.attach_sql
 
 
-def explain(error: duckdb.Error) -> str:
+def explain(error: Exception) -> str:
     """Turn DuckDB's message about a user's query into one line that says what to do."""
     text = str(error).strip()
     if "read-only" in text.lower():
         return (
             f"{first_line(error)} Queries only read; change the warehouse with `glasshouse add`, `extract` or `import`."
         )
+    if any(sign in text for sign in ("Corrupt database file", "Could not read enough bytes", "checksum")):
+        return f"{first_line(error)} `glasshouse check --repair --hashes` finds the damage and has it extracted again."
     # The first paragraph says what is wrong and what was perhaps meant; the rest draws a caret under the query.
     words = " ".join(line.strip() for line in text.split("\n\n")[0].splitlines())
     return words

@@ -7,7 +7,8 @@ without a record, which the next run takes up, and never a record without vector
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from glasshouse.schema.errors import WarehouseError
+from glasshouse.warehouse.catalogue import first_line
 
 if TYPE_CHECKING:
     import lancedb
@@ -53,7 +55,8 @@ class VectorStore:
         """Ids of the images that have a vector in table `name`; empty when there is no such table."""
         if name not in self.names():
             return set()
-        table = self._open(name).search().select(["image_id"]).limit(None).to_arrow()
+        with self._readable(name):
+            table = self._open(name).search().select(["image_id"]).limit(None).to_arrow()
         return {int(value) for value in table["image_id"].to_pylist()}
 
     def append(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
@@ -84,16 +87,27 @@ class VectorStore:
                 f"{self.folder} has no vectors for the embedding '{name}'. Run `glasshouse check --repair`, "
                 "then embed again."
             )
-        table = self._open(name).to_arrow().sort_by("image_id")
+        with self._readable(name):
+            table = self._open(name).to_arrow().sort_by("image_id")
         ids = table["image_id"].to_numpy().astype(np.int32, copy=False)
         vectors = table["vector"].combine_chunks()
         width = vectors.type.list_size
         return Embeddings(ids, vectors.flatten().to_numpy().reshape(len(ids), width))
 
     def drop(self, name: str) -> None:
-        """Remove a table, if it is there."""
-        if name in self.names():
-            self._connection.drop_table(name)
+        """Remove a table, if it is there, damaged ones too."""
+        shutil.rmtree(self.folder / f"{name}.lance", ignore_errors=True)
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        """Turn what Lance says of damaged files into a clear error."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            raise WarehouseError(
+                f"The vectors of the embedding '{name}' in {self.folder} are damaged ({first_line(error)[:150]}). Run "
+                "`glasshouse check --repair`, then embed again."
+            ) from error
 
     def _open(self, name: str) -> Any:
         return self._connection.open_table(name)

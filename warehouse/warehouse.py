@@ -64,6 +64,10 @@ class Warehouse(WarehouseReads):
             WarehouseError: the folder has something else in it, or cannot be written.
         """
         layout = Layout(Path(root))
+        if "?" in str(layout.root.absolute()):
+            raise WarehouseError(
+                f"{root}: DuckDB cannot open files below a folder with '?' in its name. Choose another."
+            )
         if layout.catalogue.exists():
             raise WarehouseError(f"{root} is a warehouse already. Add images with `glasshouse add FOLDER -w {root}`.")
         try:

@@ -37,7 +37,7 @@ def build_demo(
 
     Args:
         root: the warehouse's folder; new, empty, or an earlier demo's.
-        n_images: how many images; more than an earlier demo had adds the rest.
+        n_images: how many images; more than an earlier demo had adds the rest, fewer changes nothing.
         seed: of the world.
         plugins: loads the starter's models.
         step: told what is happening; gives the progress function for it.
@@ -48,7 +48,7 @@ def build_demo(
     """
     warehouse = _open_or_create(root, plugins)
     world = root / WORLD_FOLDER
-    _note_seed(world, seed)
+    n_images = _note_world(world, seed, n_images)
     rendering = step("rendering")
     write_world(world, n_images, seed, progress=lambda done: rendering(done, n_images))
     warehouse.add(
@@ -80,13 +80,20 @@ def _open_or_create(root: Path, plugins: Plugins) -> Warehouse:
     return Warehouse(root, plugins)
 
 
-def _note_seed(world: Path, seed: int) -> None:
-    """Remember the seed, and refuse another one: its images would take the place of those that were extracted."""
+def _note_world(world: Path, seed: int, n_images: int) -> int:
+    """Remember seed and size; returns the size to render, which never shrinks: the truth of extracted images stays.
+
+    Raises:
+        UsageError: another seed; its images would take the place of those that were extracted.
+    """
     note = world / WORLD_NOTE
     if note.is_file():
-        known = json.loads(note.read_text(encoding="utf-8"))["seed"]
-        if known != seed:
-            raise UsageError(f"{world.parent} was made with --seed {known}. Choose another folder with --dir.")
-        return
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if known["seed"] != seed:
+            raise UsageError(f"{world.parent} was made with --seed {known['seed']}. Choose another folder with --dir.")
+        n_images = max(n_images, known["images"])
     world.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"seed": seed}), encoding="utf-8")
+    temporary = note.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"seed": seed, "images": n_images}), encoding="utf-8")
+    temporary.replace(note)
+    return n_images

@@ -99,6 +99,70 @@ def test_sql_of_awkward_values(filled: Path, glasshouse: Any) -> None:
     assert "[red]x[/red]" in glasshouse("sql", query).stdout
 
 
+def test_sql_of_names_twice_and_types_without_a_form(filled: Path, glasshouse: Any, tmp_path: Path) -> None:
+    query = "SELECT 1 AS a, 2 AS a, 'ab'::BLOB AS b, '101'::BIT AS bit, INTERVAL 3 DAY AS i"
+    expected = {"a": 1, "a_1": 2, "b": "6162", "i": "0 months 3 days 0 seconds"}
+    row = json.loads(glasshouse("sql", query, "--format", "json").stdout)[0]
+    assert {name: row[name] for name in expected} == expected
+    csv_row = next(csv.DictReader(io.StringIO(glasshouse("sql", query, "--format", "csv").stdout)))
+    assert csv_row["a_1"] == "2" and csv_row["b"] == "6162"
+    for name in ("x.parquet", "x.arrow"):
+        assert glasshouse("sql", query, "-o", name).stderr == ""
+    assert pq.read_table(tmp_path / "x.parquet").to_pylist()[0]["i"] == expected["i"]
+
+
+def test_sql_that_fails_late_and_sql_that_never_ends(filled: Path, glasshouse: Any) -> None:
+    late = "SELECT CASE WHEN i = 300000 THEN 'z' ELSE '1' END::INT AS n FROM range(400000) t(i)"
+    for words in ((), ("--format", "csv")):
+        done = glasshouse("sql", late, *words)
+        assert done.returncode == (0 if not words else 2), done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+    endless = glasshouse("sql", "FROM range(1000000000000)")
+    assert len(endless.stdout.splitlines()) == 1001 and "more than 1,000 rows" in endless.stderr
+
+
+def test_parameters_keep_their_text(filled: Path, glasshouse: Any) -> None:
+    for value, kind in (
+        ("7", "INTEGER"),
+        ("007", "VARCHAR"),
+        ("1_000", "VARCHAR"),
+        ("nan", "VARCHAR"),
+        ("1.5", "DOUBLE"),
+    ):
+        done = glasshouse("sql", "SELECT $x::VARCHAR AS x, typeof($x) AS kind", "-p", f"x={value}", "--format", "csv")
+        assert done.stdout == f"x,kind\n{value},{kind}\n"
+
+
+def test_a_plugin_s_command_that_fails_is_one_line(filled: Path, glasshouse: Any, tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text(
+        "from glasshouse.plugins import hookimpl\n@hookimpl\ndef register_commands(cli):\n"
+        "    @cli.command()\n    def fail():\n        1 / 0\n"
+    )
+    done = glasshouse("--plugin", "fails.py", "fail")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "ZeroDivisionError" in done.stderr
+    assert "Traceback" in glasshouse("--plugin", "fails.py", "fail", GLASSHOUSE_DEBUG="1").stderr
+
+
+def test_a_table_given_by_mistake_does_not_hide_pictures(filled: Path, glasshouse: Any, tmp_path: Path) -> None:
+    """Its absent files become failures; rows that name pictures in another folder still find them."""
+    (tmp_path / "ratings.csv").write_text("image,beauty\n00000.png,3\n00001.png,4\n")
+    assert "2 of 2 rows used" in glasshouse("add", "--ratings", "ratings.csv").stdout
+    assert "2 unusable" in glasshouse("add", "ratings.csv", "--image-root", ".").stdout
+    assert "2 of 2 rows used" in glasshouse("add", "--ratings", "ratings.csv").stdout
+    assert glasshouse("sql", "SELECT count(*) AS n FROM ratings", "--format", "csv").stdout == "n\n2\n"
+
+
+def test_a_demo_never_shrinks(glasshouse: Any) -> None:
+    count = ("sql", "-w", "d.glasshouse", "SELECT count(DISTINCT image_id) AS n FROM image_labels", "--format", "csv")
+    assert glasshouse("demo", "--dir", "d.glasshouse", "--images", "40").returncode == 0
+    assert glasshouse("demo", "--dir", "d.glasshouse", "--images", "20").returncode == 0
+    assert glasshouse(*count).stdout == "n\n40\n"
+    assert glasshouse("demo", "--dir", "d.glasshouse", "--images", "50").returncode == 0
+    assert glasshouse(*count).stdout == "n\n50\n"
+    other = glasshouse("demo", "--dir", "d.glasshouse", "--seed", "1")
+    assert other.returncode == 2 and "made with --seed 0" in other.stderr
+
+
 def test_a_failing_query_leaves_no_file(filled: Path, glasshouse: Any, tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("before")
     done = glasshouse("sql", "SELECT error('stop') FROM images", "-o", "out.csv")

@@ -156,6 +156,13 @@ def test_creating_over_something(tmp_path: Path, root: Path) -> None:
         Warehouse.create(tmp_path / "full" / "file" / "below")
 
 
+def test_a_name_that_duckdb_cannot_open(tmp_path: Path) -> None:
+    with pytest.raises(WarehouseError, match="cannot open files below a folder with"):
+        Warehouse.create(tmp_path / "why?" / "w.glasshouse")
+    awkward = Warehouse.create(tmp_path / "o'brien [1] ü#%20" / "w.glasshouse")
+    assert awkward.sql("SELECT 1 AS x").height == 1
+
+
 def test_sql_only_reads(root: Path) -> None:
     warehouse = Warehouse(root)
     statements: list[Any] = ["INSERT INTO captions VALUES (1, 'a', 'b')", "DROP TABLE images", "CREATE TABLE t (i INT)",

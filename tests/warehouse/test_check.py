@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 from conftest import write_pictures
 
+from glasshouse.schema.errors import GlasshouseError, WarehouseError
 from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.checking.check import check
 from glasshouse.warehouse.warehouse import Warehouse
@@ -48,6 +50,15 @@ def damage_vectors_missing(warehouse: Warehouse) -> None:
     shutil.rmtree(warehouse.layout.vectors / "toy.lance")
 
 
+def damage_vectors_broken(warehouse: Warehouse) -> None:
+    shutil.rmtree(warehouse.layout.vectors / "toy.lance" / "data")
+
+
+def damage_file_cut(warehouse: Warehouse) -> None:
+    with warehouse.layout.space_file("cls").open("r+b") as file:
+        file.truncate(file.seek(0, 2) // 3)
+
+
 def damage_vector_counts(warehouse: Warehouse) -> None:
     change(warehouse, "UPDATE embeddings SET n_images = 12")
 
@@ -67,6 +78,8 @@ REPAIRABLE: dict[Callable[[Warehouse], None], str] = {
     damage_counts: "the catalogue says 30 images and 7 activations",
     damage_fingerprint: "other weights than the catalogue says",
     damage_vectors_missing: "its vectors are missing",
+    damage_vectors_broken: "its vectors are damaged",
+    damage_file_cut: "cannot be read",
     damage_vector_counts: "the catalogue says 12 images, LanceDB has 30",
     damage_leftovers: "left by an interrupted finalising",
     damage_attach: "does not match the spaces",
@@ -90,6 +103,32 @@ def test_damage_is_found_and_mended(full: Warehouse, damage: Callable[[Warehouse
         full.extract("toy:0", SPACE, "toy")
         assert full.sparse_matrix("cls").shape == (30, 24)
         assert len(full.embeddings("toy").image_ids) == 30
+
+
+def test_a_damaged_block_is_found_when_everything_is_read(full: Warehouse) -> None:
+    full.close()
+    file = full.layout.space_file("cls")
+    data = bytearray(file.read_bytes())
+    values = np.sort(full.sparse_matrix("cls").data)[-1:].tobytes()
+    full.close()
+    place = bytes(data).find(values)
+    assert place > 0, "the largest value lies in the file as it is"
+    data[place] ^= 255
+    file.write_bytes(bytes(data))
+    assert any("checksum" in problem.what for problem in check(full.layout, hashes=True).remaining)
+    assert check(full.layout, repair=True, hashes=True).remaining == []
+    full.extract("toy:0", SPACE)
+    assert check(full.layout, hashes=True).remaining == []
+
+
+def test_damage_ends_in_errors_that_name_the_command(full: Warehouse) -> None:
+    full.close()
+    damage_file_cut(full)
+    damage_vectors_broken(full)
+    with pytest.raises(GlasshouseError, match="glasshouse check --repair"):
+        full.sql("SELECT bit_xor(hash(rows)) FROM activations AS rows")
+    with pytest.raises(WarehouseError, match="glasshouse check --repair"):
+        full.embeddings("toy")
 
 
 def test_images_that_went_or_changed_are_named(full: Warehouse, pictures: Path) -> None:
@@ -117,8 +156,6 @@ def test_strangers_are_named_and_left_alone(full: Warehouse) -> None:
 
 
 def test_a_missing_space_file_is_an_error_that_names_the_command(full: Warehouse) -> None:
-    from glasshouse.schema.errors import WarehouseError
-
     full.close()
     damage_file_missing(full)
     with pytest.raises(WarehouseError, match="glasshouse check --repair"):

@@ -28,7 +28,7 @@ def check(layout: Layout, *, repair: bool = False, hashes: bool = False) -> Chec
     Args:
         layout: of the warehouse.
         repair: mend what can be mended.
-        hashes: read every image file and compare its SHA-256, not only its presence and size.
+        hashes: read everything: image files against their SHA-256, blocks of spaces against their checksums, vectors.
     """
     remaining, repaired = [], []
     # attach.sql comes last: what it should say depends on the repairs before it.
@@ -43,8 +43,8 @@ def check(layout: Layout, *, repair: bool = False, hashes: bool = False) -> Chec
 
 
 def _store_problems(layout: Layout, *, hashes: bool) -> Iterator[Problem]:
-    yield from space_problems(layout)
-    yield from embedding_problems(layout)
+    yield from space_problems(layout, hashes=hashes)
+    yield from embedding_problems(layout, hashes=hashes)
     yield from leftover_problems(layout)
     yield from image_problems(layout, hashes=hashes)
 

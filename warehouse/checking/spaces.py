@@ -14,6 +14,9 @@ from glasshouse.warehouse.extraction.finalise import finalise_space, record_spac
 from glasshouse.warehouse.extraction.locks import exclusive
 from glasshouse.warehouse.extraction.shards import ShardFolder
 from glasshouse.warehouse.layout import Layout
+from glasshouse.warehouse.quoting import identifier
+
+SPACE_TABLES = ("space", "space_images", "activations", "token_activations", "image_top_features", "feature_stats")
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class _Record:
         return ShardFolder(layout.shard_folder("space", self.name), self.fingerprint)
 
 
-def space_problems(layout: Layout) -> Iterator[Problem]:
-    """Yield what is wrong with finalised spaces; those under way are nobody's problem."""
+def space_problems(layout: Layout, *, hashes: bool) -> Iterator[Problem]:
+    """Yield what is wrong with finalised spaces; those under way are nobody's problem. `hashes` reads every value."""
     with Catalogue(layout.root).reading() as connection:
         names = {str(row[0]) for row in connection.execute("SELECT name FROM spaces").fetchall()}
         rows = connection.execute(
@@ -40,15 +43,15 @@ def space_problems(layout: Layout) -> Iterator[Problem]:
             "WHERE state = 'ready' ORDER BY name"
         ).fetchall()
     for row in rows:
-        yield from _problems_of(layout, _Record(*row))
+        yield from _problems_of(layout, _Record(*row), hashes=hashes)
     for file in sorted(layout.spaces.glob("*.duckdb")):
         if file.stem not in names:
             yield Problem(f"file {file}", "belongs to no space of the catalogue", "move or remove it yourself")
 
 
-def _problems_of(layout: Layout, record: _Record) -> Iterator[Problem]:
+def _problems_of(layout: Layout, record: _Record, *, hashes: bool) -> Iterator[Problem]:
     where = f"space '{record.name}'"
-    found = _inspect(layout, record)
+    found = _inspect(layout, record, hashes=hashes)
     if isinstance(found, str):
         remedy = "marked as not extracted; run its `glasshouse extract` or `import` again"
         yield Problem(where, found, remedy, partial(_forget, layout, record.name))
@@ -63,7 +66,7 @@ def _problems_of(layout: Layout, record: _Record) -> Iterator[Problem]:
         yield Problem(where, what, "finalised", partial(_finish, layout, record))
 
 
-def _inspect(layout: Layout, record: _Record) -> tuple[int, int] | str:
+def _inspect(layout: Layout, record: _Record, *, hashes: bool) -> tuple[int, int] | str:
     """Return the numbers of images and activations in a space's file, or what is wrong with it."""
     file = layout.space_file(record.name)
     if not file.is_file():
@@ -74,6 +77,9 @@ def _inspect(layout: Layout, record: _Record) -> tuple[int, int] | str:
                 "SELECT (SELECT fingerprint FROM space), (SELECT count(*) FROM space_images), "
                 "(SELECT count(*) FROM activations)"
             ).fetchone()
+            for table in SPACE_TABLES if hashes else ():
+                # DuckDB compares each block with its checksum as it reads it.
+                connection.execute(f"SELECT bit_xor(hash(rows)) FROM {identifier(table)} AS rows").fetchall()
     except duckdb.Error as error:
         return f"its file {file} cannot be read: {first_line(error)}"
     if row is None or row[0] != record.fingerprint:

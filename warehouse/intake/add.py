@@ -20,6 +20,7 @@ from glasshouse.warehouse.intake.images import ImageIntake, Item, Progress
 from glasshouse.warehouse.intake.joining import Joiner
 from glasshouse.warehouse.intake.paths import absolute, encodable, is_url, stored
 from glasshouse.warehouse.intake.records import (
+    NO_SUCH_FILE,
     ROW_KINDS,
     AnnotationRecord,
     CaptionRecord,
@@ -226,6 +227,8 @@ def load_joiner(catalogue: Catalogue, root: Path) -> Joiner:
         sources = connection.execute("SELECT DISTINCT source FROM image_paths ORDER BY source").fetchall()
         failures = connection.execute(
             "SELECT path, min(reason) FROM failures WHERE stage = 'add' "
-            "AND path NOT IN (SELECT path FROM image_paths) GROUP BY path ORDER BY path"
+            # A file that is not there is no picture that a row could mean: it must not hide one that is.
+            "AND reason <> $absent AND path NOT IN (SELECT path FROM image_paths) GROUP BY path ORDER BY path",
+            {"absent": NO_SUCH_FILE},
         ).fetchall()
     return Joiner(root, images, hashes, [source for (source,) in sources], failures)

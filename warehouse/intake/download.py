@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from glasshouse.schema.errors import SourceError, WarehouseError
 from glasshouse.warehouse.intake.paths import is_web_address
+from glasshouse.warehouse.intake.records import NO_SUCH_FILE
 
 N_DOWNLOADS = 8
 """How many downloads run at a time."""
@@ -165,7 +166,7 @@ def _judge(error: Exception) -> tuple[str, bool]:
         reason = f"the server answered {status}{f' ({message})' if message else ''}"
         return reason, status in (408, 425, 429) or status >= 500
     if isinstance(error, FileNotFoundError):
-        return "the server answered 404 (not found)" if is_web_address(str(error)) else "no such file", False
+        return "the server answered 404 (not found)" if is_web_address(str(error)) else NO_SUCH_FILE, False
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return "the server did not answer in time", True
     if isinstance(error, (PermissionError, IsADirectoryError)):

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glasshouse.schema.errors import SourceError
+from glasshouse.warehouse.intake.records import NO_SUCH_FILE
 
 PIXEL_LIMIT = 178_956_970
 """Pillow's error limit for the pixels of one picture, twice `Image.MAX_IMAGE_PIXELS` as it ships."""
@@ -165,7 +166,7 @@ def read_slice(container: Path, byte_offset: int, byte_count: int) -> bytes:
 
 def _unreadable(error: OSError | ValueError, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"it is a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
+        return f"it is a link to {path.readlink()}, which is not there" if path.is_symlink() else NO_SUCH_FILE
     if isinstance(error, PermissionError):
         return "no permission to read it"
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

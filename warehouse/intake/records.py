@@ -14,6 +14,9 @@ from typing import Any, Literal, Protocol
 
 Kind = Literal["images", "ratings", "captions", "labels", "annotations"]
 
+NO_SUCH_FILE = "no such file"
+"""The reason for a file that is listed and absent."""
+
 ROW_KINDS: tuple[Kind, ...] = ("ratings", "captions", "labels", "annotations")
 """The kinds of rows about pictures, in the order in which they are stored."""
 
