@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,14 @@ def test_what_the_readme_types_works(glasshouse: Any, tmp_path: Path) -> None:
         done = glasshouse(*words[1:])
         assert done.returncode == 0, (words, done.stderr)
         assert done.stdout, words
+    for page in ("README.md", "docs/warehouse.md"):
+        for code in re.findall(
+            r"^```python\n(.+?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+            )
+            assert done.returncode == 0, (page, done.stderr)
 
 
 def test_links_and_named_files_exist() -> None:
