@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
+from conftest import write_pictures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glasshouse.schema.errors import SourceError, UsageError
+from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.importing.files import read_features, read_vectors
+from glasshouse.warehouse.importing.tables import FeatureTable
 from glasshouse.warehouse.warehouse import Warehouse
 
 N, F = 30, 100
@@ -149,32 +152,51 @@ def test_bad_vectors_are_left_out(warehouse: Warehouse, names: list[str]) -> Non
     assert 4 not in warehouse.embeddings("v").image_ids
 
 
-def test_files_that_are_none_of_it(warehouse: Warehouse, tmp_path: Path) -> None:
-    cases = {
-        "a.json": (b"[1, 2]", "object of objects"),
-        "b.json": (b"{not json", "is no JSON"),
-        "c.json": (b'{"x.png": {"one": 1}}', "whole numbers"),
-        "d.npz": (b"hello", "cannot be read as NumPy"),
-        "e.parquet": (b"hello", "cannot be read"),
-        "f.docx": (b"", "are read from .json"),
-    }
-    for name, (content, message) in cases.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(SourceError, match=message):
-            read_features([tmp_path / name])
-    with pytest.raises(SourceError, match="There is no file"):
-        read_features([tmp_path / "absent.npz"])
-    np.savez(tmp_path / "pickled.npz", activations=np.array([{"a": 1}], dtype=object), images=np.array(["x"]))
-    with pytest.raises(SourceError, match="cannot be read as NumPy"):
-        read_features([tmp_path / "pickled.npz"])
-    np.savez(tmp_path / "nameless.npz", activations=np.ones((2, 2)))
-    with pytest.raises(SourceError, match="--images FILE"):
-        read_features([tmp_path / "nameless.npz"])
-    with pytest.raises(SourceError, match="no column for the feature"):
-        warehouse.import_features("x", pa.table({"image": ["a"], "value": [1.0]}))
-    with pytest.raises(SourceError, match="one row per image"):
-        warehouse.import_features("x", np.ones((3, 3)), ["a"])
-    assert warehouse.spaces().height == 0
+@pytest.fixture
+def numbered(tmp_path: Path, plugins: Any) -> Iterator[Warehouse]:
+    """Return a warehouse whose pictures 00003.png to 00007.png have the ids 0 to 4."""
+    write_pictures(tmp_path / "numbered", 5, first=3)
+    opened = Warehouse.create(tmp_path / "numbered.glasshouse", plugins)
+    opened.add([tmp_path / "numbered"])
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "npz", "text", "keys.csv"])
+def test_numbers_in_files_are_names_unless_called_image_id(numbered: Warehouse, tmp_path: Path, form: str) -> None:
+    frame = pl.DataFrame({"image": [4, 7], "feature": [0, 1], "value": [1.0, 2.0]})
+    by_name = _written(tmp_path, form, frame)
+    numbered.import_features("by-name", by_name)
+    np.testing.assert_array_equal(numbered.sparse_matrix("by-name").toarray()[[1, 4]], [[1, 0], [0, 2]])
+    assert numbered.sparse_matrix("by-name").nnz == 2
+    if form != "text":
+        numbered.import_features("by-id", _written(tmp_path, form, frame.rename({"image": "image_id"})[:1]))
+        assert numbered.sparse_matrix("by-id").toarray().tolist() == [[0], [0], [0], [0], [1]]
+    numbered.import_features("python", np.eye(2), np.array([4, 0]))
+    assert numbered.sparse_matrix("python").toarray().tolist() == [[0, 1], [0, 0], [0, 0], [0, 0], [1, 0]]
+
+
+def _written(folder: Path, form: str, frame: pl.DataFrame) -> FeatureTable:
+    file, keys = folder / "acts.npz", None
+    if form in ("csv", "parquet"):
+        file = folder / f"acts.{form}"
+        frame.write_csv(file) if form == "csv" else frame.write_parquet(file)
+        return read_features([file])
+    arrays = {"activations": np.diag(frame["value"].to_numpy())}
+    if form == "npz":
+        name = "image_ids" if "image_id" in frame.columns else "images"
+        arrays[name] = frame[:, 0].to_numpy()
+    else:
+        keys = folder / form
+        keys.write_text("4\n7\n\n\n" if form == "text" else frame.select(frame.columns[0]).write_csv())
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return read_features([file], keys)
+
+
+def test_numbers_with_leading_zeros_stay_names_in_a_csv(numbered: Warehouse, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image_id,feature,value\n00003,0,1\n00004,1,2\n")
+    numbered.import_features("mine", read_features([tmp_path / "a.csv"]))
+    assert numbered.sparse_matrix("mine").toarray()[:2].tolist() == [[1, 0], [0, 2]]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,28 @@ import numpy as np
 import pyarrow as pa
 
 from glasshouse.schema.errors import SourceError
-from glasshouse.warehouse.importing.tables import (
-    FeatureTable,
+from glasshouse.warehouse.importing.keys import (
+    IMAGE_COLUMNS,
     ImageKey,
+    are_ids,
+    find_column,
+    holds_ids,
+    keys_of_array,
+    keys_of_arrow,
+)
+from glasshouse.warehouse.importing.tables import (
+    VALUE_COLUMNS,
+    FeatureTable,
     VectorTable,
     features_of_arrow,
     features_of_matrix,
+    plain,
+    to_float32,
     vectors_of_array,
     vectors_of_arrow,
 )
 
-KEY_ARRAYS = ("images", "image", "keys", "paths", "files", "filenames", "image_ids")
+KEY_ARRAYS = ("images", "image", "keys", "paths", "files", "filenames", "image_ids", "image_id")
 DENSE_ARRAYS = ("activations", "features", "values", "codes")
 VECTOR_ARRAYS = ("vectors", "embeddings", "vector", "embedding")
 
@@ -91,7 +103,7 @@ def _features_of_json(path: Path) -> FeatureTable:
     """Read {image: {feature: value}}; the batches of the original art toolkit have this form."""
     try:
         batch = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise SourceError(f"{path} is no JSON: {error}.") from error
     if not isinstance(batch, dict) or not all(isinstance(entry, dict) for entry in batch.values()):
         raise SourceError(f"{path} must hold {{image: {{feature: value}}}}, an object of objects.")
@@ -99,45 +111,69 @@ def _features_of_json(path: Path) -> FeatureTable:
     for row, (image, entry) in enumerate(batch.items()):
         for feature, value in entry.items():
             try:
-                features.append(int(feature))
+                features.append(_int64(feature))
                 values.append(float(value))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise SourceError(
                     f"{path}: '{image}' has the entry {feature!r}: {value!r}; features are whole numbers, "
                     "values are numbers."
                 ) from None
             rows.append(row)
     return FeatureTable(
-        list(batch), np.array(rows, np.int64), np.array(features, np.int64), np.array(values, np.float32)
+        list(batch), np.array(rows, np.int64), np.array(features, np.int64), to_float32(np.array(values, np.float64))
     )
+
+
+def _int64(text: str) -> int:
+    number = int(text)
+    if abs(number) > np.iinfo(np.int64).max:
+        raise OverflowError
+    return number
 
 
 def _features_of_npz(path: Path, keys_file: Path | None) -> FeatureTable:
     """Read what scipy.sparse.save_npz wrote, with or without an `images` array beside, or a dense array."""
     arrays = _load(path)
-    keys = _keys(path, arrays, keys_file)
-    if {"data", "indices", "indptr", "shape"} <= set(arrays):
-        import scipy.sparse
+    if "format" in arrays or {"data", "indices", "indptr", "shape"} <= set(arrays):
+        return features_of_matrix(_keys(path, arrays, keys_file), _sparse(path, arrays))
+    return features_of_matrix(_keys(path, arrays, keys_file), _array(path, arrays, DENSE_ARRAYS))
 
-        parts = (arrays["data"], arrays["indices"], arrays["indptr"])
-        form = arrays["format"].item() if "format" in arrays else b"csr"
-        kind = scipy.sparse.csc_array if form in (b"csc", "csc") else scipy.sparse.csr_array
-        try:
-            return features_of_matrix(keys, kind(parts, shape=tuple(int(n) for n in arrays["shape"])))
-        except ValueError as error:
-            raise SourceError(f"{path} holds no sound sparse matrix: {error}.") from error
-    return features_of_matrix(keys, _array(path, arrays, DENSE_ARRAYS))
+
+def _sparse(path: Path, arrays: dict[str, Any]) -> Any:
+    """Read a sparse matrix of any of scipy's formats; CSR where the file does not say which."""
+    import scipy.sparse
+
+    try:
+        if "format" in arrays:
+            matrix = scipy.sparse.load_npz(path)
+        else:
+            parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+            matrix = scipy.sparse.csr_array(parts, shape=tuple(int(n) for n in arrays["shape"]))
+        if matrix.format in ("csr", "csc", "bsr"):
+            matrix.check_format(full_check=True)
+        return matrix
+    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+        raise SourceError(f"{path} holds no sound sparse matrix: {_first_line(error)}.") from error
 
 
 def _load(path: Path) -> Any:
-    """Load NPY or NPZ; pickled objects are refused, since unpickling runs code."""
+    """Load NPY as an array or NPZ as a dict; pickled objects are refused, since unpickling runs code."""
     try:
         loaded = np.load(path, allow_pickle=False)
-        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        is_archive = isinstance(loaded, np.lib.npyio.NpzFile)
+        result = dict(loaded) if is_archive else loaded
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        reason = "it holds Python objects or is no NumPy file" if "pickle" in str(error) else _first_line(error)
         raise SourceError(
-            f"{path} cannot be read as NumPy data ({error}). Save plain arrays; image names as a string array."
+            f"{path} cannot be read as NumPy data ({reason}). Save plain arrays; image names as a string array."
         ) from error
+    if is_archive != (path.suffix.lower() == ".npz"):
+        raise SourceError(f"{path} is an {'NPZ' if is_archive else 'NPY'} file. Name it so.")
+    return result
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def _array(path: Path, arrays: dict[str, Any], names: Sequence[str]) -> Any:
@@ -153,15 +189,24 @@ def _keys(path: Path, arrays: dict[str, Any], keys_file: Path | None) -> list[Im
         _require_file(keys_file)
         if keys_file.suffix.lower() in (".csv", ".parquet"):
             table = _arrow(keys_file)
-            return [str(key) for key in table[table.column_names[0]].to_pylist()]
-        return list(keys_file.read_text(encoding="utf-8-sig").splitlines())
+            column = find_column(table.column_names, IMAGE_COLUMNS) or table.column_names[0]
+            return keys_of_arrow(plain(table[column]), column, str(keys_file))
+        return _lines(keys_file)
     for name in KEY_ARRAYS:
         if name in arrays:
-            return [int(key) if np.issubdtype(arrays[name].dtype, np.integer) else str(key) for key in arrays[name]]
+            return keys_of_array(arrays[name], name, str(path))
     raise SourceError(
         f"{path} does not say which row is which image. Add an array `images` to it, or give --images FILE with one "
         "image a line, in the order of the rows."
     )
+
+
+def _lines(path: Path) -> list[ImageKey]:
+    """Read one name a line; empty lines at the end name nothing."""
+    try:
+        return list(path.read_text(encoding="utf-8-sig").rstrip().splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} cannot be read: {error}.") from error
 
 
 def _arrow(path: Path) -> pa.Table:
@@ -170,11 +215,24 @@ def _arrow(path: Path) -> pa.Table:
             import pyarrow.parquet as pq
 
             return pq.read_table(path)
-        import pyarrow.csv
-
-        return pyarrow.csv.read_csv(path)
+        return _csv(path)
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path} cannot be read: {error}.") from error
+        raise SourceError(f"{path} cannot be read: {_first_line(error)}.") from error
+
+
+def _csv(path: Path) -> pa.Table:
+    """Read a CSV whose names of images stay the text that they are: `007` is no 7."""
+    import pyarrow.csv
+
+    with pyarrow.csv.open_csv(path) as reader:
+        names = reader.schema.names
+    image, value = find_column(names, IMAGE_COLUMNS) or names[0], find_column(names, VALUE_COLUMNS)
+    types = {image: pa.string()} | ({value: pa.float64()} if value else {})
+    table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
+    if holds_ids(image) and table.column_names.count(image) == 1 and are_ids(table[image].to_pylist()):
+        position = table.column_names.index(image)
+        return table.set_column(position, image, table[image].cast(pa.int64()))
+    return table
 
 
 def _joined(tables: Sequence[FeatureTable]) -> FeatureTable:

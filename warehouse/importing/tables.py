@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from glasshouse.schema.errors import SourceError
+from glasshouse.warehouse.importing.keys import IMAGE_COLUMNS, find_column, keys_of_arrow, keys_of_python, require_names
+from glasshouse.warehouse.importing.keys import ImageKey as ImageKey
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ImageKey = str | int
-"""A path, file name, stem or SHA-256, or an image_id as an int."""
-
-IMAGE_COLUMNS = ("image", "image_id", "path", "file", "filename", "file_name", "key", "sha256")
 FEATURE_COLUMNS = ("feature", "feature_id", "neuron", "unit", "index")
 VALUE_COLUMNS = ("value", "activation", "act")
 VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "vectors")
@@ -54,18 +52,24 @@ def features_of_matrix(keys: Sequence[ImageKey], matrix: Any) -> FeatureTable:
     """Take a dense [n, F] array or a scipy sparse matrix.
 
     Raises:
-        SourceError: the numbers of keys and rows differ.
+        SourceError: not numbers, or the numbers of keys and rows differ.
     """
     import scipy.sparse
 
-    coo = scipy.sparse.coo_array(matrix)
-    if len(coo.shape) != 2 or coo.shape[0] != len(keys):
+    keys = keys_of_python(keys)
+    if not scipy.sparse.issparse(matrix):
+        matrix = _array(matrix, "activations")
+    _require_numbers(matrix.dtype, "activations")
+    if len(matrix.shape) != 2 or matrix.shape[0] != len(keys):
         raise SourceError(
-            f"The matrix has shape {tuple(coo.shape)}, but {len(keys)} images are named. It needs one row per image."
+            f"The matrix has shape {tuple(matrix.shape)}, but {len(keys)} images are named. It needs one row per image."
         )
+    if matrix.dtype == np.float16:
+        matrix = matrix.astype(np.float32)
+    coo = scipy.sparse.coo_array(matrix)
     row, feature = coo.coords
     return FeatureTable(
-        list(keys), row.astype(np.int64), feature.astype(np.int64), coo.data.astype(np.float32), int(coo.shape[1])
+        list(keys), row.astype(np.int64), feature.astype(np.int64), to_float32(coo.data), int(coo.shape[1])
     )
 
 
@@ -73,63 +77,131 @@ def features_of_arrow(table: pa.Table, where: str) -> FeatureTable:
     """Take a long table with a column for the image, the feature and the value.
 
     Raises:
-        SourceError: a column is missing; the message names the ones that would do.
+        SourceError: a column is missing; the message names the ones that would do. Or one is of the wrong type.
     """
     image = _column(table, IMAGE_COLUMNS, "the image", where)
     feature = _column(table, FEATURE_COLUMNS, "the feature", where)
     value = _column(table, VALUE_COLUMNS, "the activation", where)
-    encoded = table[image].combine_chunks().dictionary_encode()
-    keys: list[ImageKey] = encoded.dictionary.to_pylist()
+    names = plain(table[image])
+    require_names(names.type, image, where)
+    encoded = names.dictionary_encode()
     if encoded.null_count:
         raise SourceError(f"{where}: the column '{image}' has empty cells. Every row must name its image.")
-    try:
-        return FeatureTable(
-            keys,
-            encoded.indices.to_numpy().astype(np.int64),
-            table[feature].to_numpy().astype(np.int64),
-            table[value].to_numpy().astype(np.float32),
-        )
-    except (ValueError, TypeError) as error:
-        raise SourceError(f"{where}: features must be whole numbers and values numbers ({error}).") from error
+    return FeatureTable(
+        keys_of_arrow(encoded.dictionary, image, where),
+        encoded.indices.to_numpy().astype(np.int64),
+        _whole_numbers(plain(table[feature]), feature, where),
+        to_float32(_numbers(plain(table[value]), value, where)),
+    )
 
 
 def vectors_of_array(keys: Sequence[ImageKey], vectors: npt.ArrayLike) -> VectorTable:
     """Take a dense [n, E] array.
 
     Raises:
-        SourceError: not two dimensions, or the numbers of keys and rows differ.
+        SourceError: not numbers, not two dimensions, no width, or the numbers of keys and rows differ.
     """
-    vectors_ne = np.ascontiguousarray(np.asarray(vectors), dtype=np.float32)
+    keys = keys_of_python(keys)
+    vectors_ne = _array(vectors, "vectors")
+    _require_numbers(vectors_ne.dtype, "vectors")
     if vectors_ne.ndim != 2 or len(vectors_ne) != len(keys):
         raise SourceError(
             f"The vectors have shape {vectors_ne.shape}, but {len(keys)} images are named. "
             "They need two dimensions and one row per image."
         )
-    return VectorTable(list(keys), vectors_ne)
+    if len(keys) and not vectors_ne.shape[1]:
+        raise SourceError(f"The vectors have shape {vectors_ne.shape}: they hold no numbers.")
+    return VectorTable(list(keys), np.ascontiguousarray(to_float32(vectors_ne)))
 
 
 def vectors_of_arrow(table: pa.Table, where: str) -> VectorTable:
     """Take a table with a column for the image and a list column with the vector.
 
     Raises:
-        SourceError: a column is missing, or vectors differ in length.
+        SourceError: a column is missing, or vectors are no lists of numbers or differ in length.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     image = _column(table, IMAGE_COLUMNS, "the image", where)
-    vector = _column(table, VECTOR_COLUMNS, "the vector", where)
-    rows = table[vector].to_pylist()
-    widths = {None if row is None else len(row) for row in rows}
+    name = _column(table, VECTOR_COLUMNS, "the vector", where)
+    column = plain(table[name])
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise SourceError(f"{where}: the column '{name}' is of the type {kind}. A vector is a list of numbers.")
+    widths = pc.unique(pc.list_value_length(column)).to_pylist()
     if len(widths) > 1 or None in widths:
         raise SourceError(f"{where}: the vectors differ in length or some are empty ({sorted(map(str, widths))}).")
-    width = next(iter(widths), 0) or 0
-    return vectors_of_array(table[image].to_pylist(), np.array(rows, dtype=np.float32).reshape(len(rows), width))
+    numbers = _numbers(pc.list_flatten(column), name, where)
+    return vectors_of_array(
+        keys_of_arrow(plain(table[image]), image, where), numbers.reshape(len(column), widths[0] if widths else 0)
+    )
+
+
+def to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return numbers as float32; those too large for it become infinite, and are rejected as such later."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _array(values: Any, what: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise SourceError(f"The {what} are no array of numbers: {str(error).splitlines()[0]}.") from error
+
+
+def _require_numbers(dtype: Any, what: str) -> None:
+    if getattr(dtype, "kind", "") not in ("b", "i", "u", "f"):
+        raise SourceError(f"The {what} are of the type {dtype}; they must be real numbers.")
+
+
+def plain(column: pa.ChunkedArray) -> pa.Array:
+    """Put a column into one array, without a dictionary and with one type of text."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
+    return column.combine_chunks()
+
+
+def _numbers(column: pa.Array, name: str, where: str) -> npt.NDArray[Any]:
+    """Return numbers; empty cells become NaN, and are rejected as such later."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        column = column.cast(pa.float64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        example = next((f", e.g. {str(cell)[:60]!r}" for cell in column[:1].to_pylist()), "")
+        raise SourceError(f"{where}: the column '{name}' is of the type {kind}{example}; it must hold numbers.")
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _whole_numbers(column: pa.Array, name: str, where: str) -> npt.NDArray[np.int64]:
+    """Return the numbers of features; nothing is rounded and nothing is guessed."""
+    if column.null_count:
+        raise SourceError(f"{where}: the column '{name}' has empty cells. Every row must say its feature.")
+    values = _numbers(column, name, where)
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)
+        sound = np.isfinite(values) & (values == np.trunc(values)) & (np.abs(values) < 2.0**53)
+    else:
+        sound = values <= np.iinfo(np.int64).max
+    bad = np.flatnonzero(~sound)
+    if len(bad):
+        raise SourceError(f"{where}: {values[bad[0]]} (row {bad[0] + 1}) is no feature; features are whole numbers.")
+    return values.astype(np.int64)
 
 
 def _column(table: pa.Table, candidates: Sequence[str], what: str, where: str) -> str:
-    """Find a column by its usual names, in any case."""
-    by_lower: dict[str, str] = {name.strip().lower(): name for name in table.column_names}
-    for candidate in candidates:
-        if candidate in by_lower:
-            return by_lower[candidate]
-    raise SourceError(
-        f"{where} has no column for {what}. Call it '{candidates[0]}'; there are: {', '.join(table.column_names)}."
-    )
+    name = find_column(table.column_names, candidates)
+    if name is None:
+        raise SourceError(
+            f"{where} has no column for {what}. Call it '{candidates[0]}'; there are: {', '.join(table.column_names)}."
+        )
+    if table.column_names.count(name) > 1:
+        raise SourceError(f"{where} has several columns '{name}'. Keep one of them.")
+    return name
