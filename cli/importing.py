@@ -70,7 +70,10 @@ def embeddings(path: Path, name: str, keys_file: Path | None, as_json: bool, war
 
 
 def _source(paths: tuple[Path, ...] | list[Path]) -> str:
-    return ", ".join(str(path) for path in paths)
+    """Name what was read as `add` names its sources, so that the same file is the same source from any folder."""
+    from glasshouse.warehouse.intake.paths import absolute
+
+    return ", ".join(absolute(path) for path in paths)
 
 
 def _print(report: ImportReport, as_json: bool) -> None:

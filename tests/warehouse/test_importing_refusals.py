@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse
 
-from glasshouse.schema.errors import SourceError
+from glasshouse.schema.errors import SourceError, UsageError
+from glasshouse.warehouse.importing import store
 from glasshouse.warehouse.importing.files import read_features, read_vectors
 from glasshouse.warehouse.warehouse import Warehouse
 
@@ -163,3 +164,71 @@ def test_files_that_are_none_of_it(warehouse: Warehouse, tmp_path: Path) -> None
     with pytest.raises(SourceError, match="one row per image"):
         warehouse.import_features("x", np.ones((3, 3)), ["a"])
     assert warehouse.spaces().height == 0
+
+
+def _registered(warehouse: Warehouse) -> int:
+    found = warehouse.sql("SELECT name FROM spaces UNION ALL SELECT name FROM embeddings").height
+    return found + warehouse.sql("FROM rejected_rows").height
+
+
+def test_an_import_of_nothing_useful_does_not_take_the_name(warehouse: Warehouse, names: list[str]) -> None:
+    with pytest.raises(SourceError, match=r"None of the images .* row 1, 'nowhere.png': no image has this path"):
+        warehouse.import_features("mine", np.ones((2, 3)), ["nowhere.png", "nor.png"])
+    with pytest.raises(SourceError, match=r"None of the activations .* must not be negative"):
+        warehouse.import_features("mine", -np.ones((2, 3)), names[:2])
+    with pytest.raises(SourceError, match=r"None of the vectors .* 'nowhere.png'"):
+        warehouse.import_embeddings("mine", np.ones((1, 3)), ["nowhere.png"])
+    with pytest.raises(SourceError, match=r"None of the vectors .* NaN"):
+        warehouse.import_embeddings("mine", np.full((1, 3), np.nan), names[:1])
+    assert _registered(warehouse) == 0
+    assert warehouse.import_features("mine", np.ones((2, 3)), names[:2]).n_new == 2
+    assert warehouse.import_embeddings("mine", np.ones((1, 3)), names[:1]).n_new == 1
+
+
+def test_empty_imports(warehouse: Warehouse, tmp_path: Path, names: list[str]) -> None:
+    for content, message in (("{}", "no image is named"), (f'{{"{names[0]}": {{}}}}', "no image has a feature")):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(SourceError, match=message):
+            warehouse.import_features("mine", read_features([tmp_path / "a.json"]))
+    for matrix, images in ((np.ones((0, 3)), []), (np.ones((1, 0)), names[:1])):
+        with pytest.raises(SourceError, match="nothing to import"):
+            warehouse.import_features("mine", matrix, images)
+    with pytest.raises(SourceError, match="nothing to import"):
+        warehouse.import_embeddings("mine", np.ones((0, 3)), [])
+    assert _registered(warehouse) == 0
+    report = warehouse.import_features("mine", read_features([tmp_path / "a.json"]), n_features=3)
+    assert (report.n_new, warehouse.sparse_matrix("mine").nnz) == (1, 0)
+
+
+def test_absurd_features_are_refused_at_once(warehouse: Warehouse, names: list[str]) -> None:
+    for feature in (10_000_000, 2**31, 2**62):
+        table = pa.table({"image": names[:1], "feature": [feature], "value": [1.0]})
+        with pytest.raises(SourceError, match="probably a mistake"):
+            warehouse.import_features("mine", table)
+    with pytest.raises(SourceError, match="probably a mistake"):
+        warehouse.import_features("mine", scipy.sparse.coo_array(([1.0], ([0], [5])), shape=(1, 10**12)), names[:1])
+    for n_features in (0, -1, 2**31):
+        with pytest.raises(UsageError, match="from 1 to"):
+            warehouse.import_features("mine", np.ones((1, 3)), names[:1], n_features=n_features)
+    assert _registered(warehouse) == 0
+
+
+def test_many_features_are_taken_where_their_number_is_given(
+    warehouse: Warehouse, names: list[str], dense: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAX_GUESSED_FEATURES", 50)
+    monkeypatch.setattr(store, "MAX_CELLS_PER_SHARD", 7 * F)  # many features make small shards
+    with pytest.raises(SourceError, match="That would make 100 features"):
+        warehouse.import_features("mine", dense, names)
+    warehouse.import_features("mine", dense, names, n_features=F)
+    np.testing.assert_array_equal(warehouse.sparse_matrix("mine").toarray(), dense)
+
+
+def test_rejected_rows_are_filed_under_the_absolute_path(
+    warehouse: Warehouse, tmp_path: Path, names: list[str], glasshouse: Any
+) -> None:
+    (tmp_path / "a.csv").write_text(f"image,feature,value\n{names[0]},0,1\nnowhere.png,0,1\n")
+    warehouse.close()
+    done = glasshouse("import", "features", "a.csv", "--space", "mine", "-w", warehouse.layout.root)
+    assert done.returncode == 0, done
+    assert warehouse.sql("SELECT source FROM rejected_rows")["source"].to_list() == [(tmp_path / "a.csv").as_posix()]

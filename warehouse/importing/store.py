@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from glasshouse.schema.errors import UsageError
+from glasshouse.schema.errors import SourceError, UsageError
 from glasshouse.warehouse import surface
 from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.extraction.finalise import finalise_embedding, finalise_space, images_of
@@ -19,7 +19,8 @@ from glasshouse.warehouse.extraction.rows import ROW_SCHEMA, shard_rows
 from glasshouse.warehouse.extraction.run import embedding_schema
 from glasshouse.warehouse.extraction.shards import ShardFolder, ShardRecord, covered
 from glasshouse.warehouse.extraction.targets import EmbeddingTarget, is_registered
-from glasshouse.warehouse.importing.tables import FeatureTable, ImageKey, VectorTable
+from glasshouse.warehouse.importing.keys import ImageKey
+from glasshouse.warehouse.importing.tables import FeatureTable, VectorTable
 from glasshouse.warehouse.intake.add import load_joiner
 from glasshouse.warehouse.intake.joining import Unjoined
 from glasshouse.warehouse.intake.report import RowCounts
@@ -29,6 +30,14 @@ from glasshouse.warehouse.quoting import check_name
 from glasshouse.warehouse.vectors import VectorStore
 
 IMAGES_PER_SHARD = 4096
+
+MAX_CELLS_PER_SHARD = 1 << 28
+"""Images times features of one shard: ranking takes twelve bytes for each."""
+
+MAX_GUESSED_FEATURES = 10_000_000
+"""Beyond it a highest feature is more likely a mistake than the width of an autoencoder."""
+
+MAX_FEATURES = 2**31 - 1
 
 Rejected = list[tuple[int, str, str]]
 """Row number (from 1), key and reason of what could not be used."""
@@ -59,13 +68,14 @@ def import_features(
 
     Raises:
         UsageError: the name belongs to other activations, or a feature lies beyond `n_features`.
+        SourceError: nothing of it can be used; then nothing is recorded.
     """
     check_name("a space", name)
-    width = n_features or table.n_features or int(table.feature_n.max(initial=-1)) + 1
-    if table.feature_n.max(initial=0) >= width:
-        raise UsageError(f"Feature {table.feature_n.max()} lies beyond the {width} features that were announced.")
+    width = _width(table, n_features)
     image_b, rejected = _join(layout, table.keys)
+    _require_some(bool((image_b >= 0).any()), "images", rejected)
     good_n, bad = _usable(table, image_b)
+    _require_some(len(good_n) > 0 or not bad, "activations", bad)
     rejected += bad
     fingerprint = _digest(table.keys, width, table.row_n, table.feature_n, table.value_n)
     with exclusive([layout.lock_file("space", name)]):
@@ -83,6 +93,39 @@ def import_features(
     return _report(layout, name, "features", source, table.keys, n_new, rejected)
 
 
+def _width(table: FeatureTable, n_features: int | None) -> int:
+    """Settle F; a width that nobody announced must be plausible, since every feature costs time and space."""
+    if n_features is not None and not 1 <= n_features <= MAX_FEATURES:
+        raise UsageError(f"There cannot be {n_features} features; from 1 to {MAX_FEATURES:,} are possible.")
+    if not table.keys:
+        raise SourceError("There is nothing to import: no image is named.")
+    highest = int(table.feature_n.max(initial=-1))
+    width = n_features or table.n_features or highest + 1
+    if width < 1:
+        raise SourceError(
+            "There is nothing to import: no image has a feature. If that is right, say how many features there are "
+            "(--n-features, in Python n_features=)."
+        )
+    if highest >= width:
+        raise UsageError(f"Feature {highest} lies beyond the {width} features that were announced.")
+    if n_features is None and width > MAX_GUESSED_FEATURES:
+        raise SourceError(
+            f"That would make {width:,} features, and more than {MAX_GUESSED_FEATURES:,} are probably a mistake. If it "
+            "is right, say how many there are (--n-features, in Python n_features=)."
+        )
+    return width
+
+
+def _require_some(is_some: bool, what: str, rejected: Rejected) -> None:
+    """Stop an import of which nothing can be used before it takes a name."""
+    if not is_some:
+        row, key, reason = min(rejected)
+        raise SourceError(
+            f"None of the {what} can be used, so nothing was imported ({len(rejected):,} rejected; e.g. row {row}, "
+            f"'{key}': {reason})."
+        )
+
+
 def _write_space_shards(
     shards: ShardFolder,
     images: npt.NDArray[np.int64],
@@ -92,8 +135,9 @@ def _write_space_shards(
 ) -> None:
     """Write rows, ordered by image and feature, a few thousand images at a time."""
     image_n, feature_n, value_n = rows
-    for start in range(0, len(images), IMAGES_PER_SHARD):
-        block = images[start : start + IMAGES_PER_SHARD]
+    n_per_shard = max(1, min(IMAGES_PER_SHARD, MAX_CELLS_PER_SHARD // n_features))
+    for start in range(0, len(images), n_per_shard):
+        block = images[start : start + n_per_shard]
         if known.issuperset(block.tolist()):
             continue
         begin, end = np.searchsorted(image_n, [block[0], block[-1] + 1])
@@ -112,14 +156,18 @@ def import_embeddings(layout: Layout, name: str, table: VectorTable, source: str
 
     Raises:
         UsageError: the name belongs to other vectors.
+        SourceError: none of the vectors can be used; then nothing is recorded.
     """
     check_name("an embedding", name)
+    if not table.keys:
+        raise SourceError("There is nothing to import: no image is named.")
     image_b, rejected = _join(layout, table.keys)
     sound_b = np.asarray(np.isfinite(table.vectors_ne).all(axis=1))
     rejected += [
         (int(row) + 1, str(table.keys[row]), "the vector has NaN or infinite entries")
         for row in np.flatnonzero((image_b >= 0) & ~sound_b)
     ]
+    _require_some(bool(((image_b >= 0) & sound_b).any()), "vectors", rejected)
     width = table.vectors_ne.shape[1]
     target = EmbeddingTarget(name, _digest(table.keys, width, table.vectors_ne), width)
     with exclusive([layout.lock_file("embedding", name)]):
@@ -210,7 +258,7 @@ def _usable(table: FeatureTable, image_b: npt.NDArray[np.int64]) -> tuple[npt.ND
 
 
 def _digest(keys: Sequence[ImageKey], width: int, *arrays: npt.NDArray[np.generic]) -> str:
-    digest = hashlib.sha256(repr((width, [str(key) for key in keys])).encode())
+    digest = hashlib.sha256(repr((width, list(keys))).encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
