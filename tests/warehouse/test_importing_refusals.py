@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,25 @@ def test_rejected_rows_are_filed_under_the_absolute_path(
     done = glasshouse("import", "features", "a.csv", "--space", "mine", "-w", warehouse.layout.root)
     assert done.returncode == 0, done
     assert warehouse.sql("SELECT source FROM rejected_rows")["source"].to_list() == [(tmp_path / "a.csv").as_posix()]
+
+
+def test_an_unusual_name_is_rejected_like_any_other(warehouse: Warehouse, tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"half \ud800.png": {"0": 1}, names[0]: {"0": 1}}))
+    assert warehouse.import_features("mine", read_features([tmp_path / "a.json"])).n_rejected == 1
+    assert warehouse.sql("SELECT key FROM rejected_rows")["key"].to_list() == ["half \\ud800.png"]
+
+
+def test_errors_are_short_and_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"x": {"9" * 5000: 1}}))
+    with pytest.raises(SourceError, match=r"a\.json") as caught:
+        read_features([tmp_path / "a.json"])
+    assert len(str(caught.value)) < len(str(tmp_path)) + 200
+    np.savez(tmp_path / "a.npz", activations=np.ones(2, complex), vectors=np.ones((2, 0)), images=np.array(["a", "b"]))
+    with pytest.raises(SourceError, match=r"a\.npz: The activations are of the type complex"):
+        read_features([tmp_path / "a.npz"])
+    with pytest.raises(SourceError, match=r"a\.npz: .* hold no numbers"):
+        read_vectors(tmp_path / "a.npz")
+    pq.write_table(pa.table({}), tmp_path / "none.parquet")
+    np.save(tmp_path / "a.npy", np.ones((2, 2)))
+    with pytest.raises(SourceError, match="has no columns"):
+        read_vectors(tmp_path / "a.npy", tmp_path / "none.parquet")

@@ -6,6 +6,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,14 @@ def read_vectors(path: Path, keys_file: Path | None = None) -> VectorTable:
     _require_file(path)
     match path.suffix.lower():
         case ".npy":
-            return vectors_of_array(_keys(path, {}, keys_file), _load(path))
+            keys, vectors = _keys(path, {}, keys_file), _load(path)
+            with _about(path):
+                return vectors_of_array(keys, vectors)
         case ".npz":
             arrays = _load(path)
-            return vectors_of_array(_keys(path, arrays, keys_file), _array(path, arrays, VECTOR_ARRAYS))
+            keys, vectors = _keys(path, arrays, keys_file), _array(path, arrays, VECTOR_ARRAYS)
+            with _about(path):
+                return vectors_of_array(keys, vectors)
         case ".parquet" | ".csv":
             return vectors_of_arrow(_arrow(path), str(path))
     raise SourceError(f"{path}: vectors are read from .npy, .npz and .parquet files.")
@@ -115,7 +120,7 @@ def _features_of_json(path: Path) -> FeatureTable:
                 values.append(float(value))
             except (TypeError, ValueError, OverflowError):
                 raise SourceError(
-                    f"{path}: '{image}' has the entry {feature!r}: {value!r}; features are whole numbers, "
+                    f"{path}: '{image}' has the entry {feature[:40]!r}: {str(value)[:40]}; features are whole numbers, "
                     "values are numbers."
                 ) from None
             rows.append(row)
@@ -134,9 +139,20 @@ def _int64(text: str) -> int:
 def _features_of_npz(path: Path, keys_file: Path | None) -> FeatureTable:
     """Read what scipy.sparse.save_npz wrote, with or without an `images` array beside, or a dense array."""
     arrays = _load(path)
-    if "format" in arrays or {"data", "indices", "indptr", "shape"} <= set(arrays):
-        return features_of_matrix(_keys(path, arrays, keys_file), _sparse(path, arrays))
-    return features_of_matrix(_keys(path, arrays, keys_file), _array(path, arrays, DENSE_ARRAYS))
+    is_sparse = "format" in arrays or {"data", "indices", "indptr", "shape"} <= set(arrays)
+    keys = _keys(path, arrays, keys_file)
+    matrix = _sparse(path, arrays) if is_sparse else _array(path, arrays, DENSE_ARRAYS)
+    with _about(path):
+        return features_of_matrix(keys, matrix)
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Say which file an array that cannot be used is from."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from error
 
 
 def _sparse(path: Path, arrays: dict[str, Any]) -> Any:
@@ -189,7 +205,9 @@ def _keys(path: Path, arrays: dict[str, Any], keys_file: Path | None) -> list[Im
         _require_file(keys_file)
         if keys_file.suffix.lower() in (".csv", ".parquet"):
             table = _arrow(keys_file)
-            column = find_column(table.column_names, IMAGE_COLUMNS) or table.column_names[0]
+            column = find_column(table.column_names, IMAGE_COLUMNS) or next(iter(table.column_names), None)
+            if column is None:
+                raise SourceError(f"{keys_file} has no columns. It must name one image a row.")
             return keys_of_arrow(plain(table[column]), column, str(keys_file))
         return _lines(keys_file)
     for name in KEY_ARRAYS:

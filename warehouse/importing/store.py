@@ -23,6 +23,7 @@ from glasshouse.warehouse.importing.keys import ImageKey
 from glasshouse.warehouse.importing.tables import FeatureTable, VectorTable
 from glasshouse.warehouse.intake.add import load_joiner
 from glasshouse.warehouse.intake.joining import Unjoined
+from glasshouse.warehouse.intake.paths import encodable
 from glasshouse.warehouse.intake.report import RowCounts
 from glasshouse.warehouse.intake.storing import record_intake, replace_rows
 from glasshouse.warehouse.layout import Layout
@@ -223,7 +224,7 @@ def _join(layout: Layout, keys: Sequence[ImageKey]) -> tuple[npt.NDArray[np.int6
     for row, key in enumerate(keys):
         found = _by_id(key, n_images) if isinstance(key, int) else joiner.resolve(key)
         if isinstance(found, Unjoined):
-            rejected.append((row + 1, str(key), found.reason))
+            rejected.append((row + 1, encodable(str(key)), encodable(found.reason)))
         elif found in first:
             rejected.append((row + 1, str(key), f"this picture is given already, as '{first[found]}'"))
         else:
