@@ -210,7 +210,8 @@ class Warehouse(WarehouseReads):
 
         Args:
             name: of the space.
-            activations: an array or scipy sparse matrix [n, F], or an Arrow table (image, feature, value).
+            activations: an array or scipy sparse matrix [n, F], or an Arrow table (image, feature, value); numbers in
+                the table's image column are names unless it is called `image_id`.
             images: for a matrix: what names the image of each row, a path, file name, stem, SHA-256 or image_id (int).
             n_features: F, when the form does not say it.
             source: what rows that cannot be used are filed under, in `rejected_rows`.
