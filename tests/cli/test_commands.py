@@ -148,6 +148,13 @@ def test_a_table_given_by_mistake_does_not_hide_pictures(filled: Path, glasshous
     assert glasshouse("sql", "SELECT count(*) AS n FROM ratings", "--format", "csv").stdout == "n\n2\n"
 
 
+def test_one_address_that_nothing_reads_does_not_stop_the_others(filled: Path, glasshouse: Any, tmp_path: Path) -> None:
+    (tmp_path / "mixed.csv").write_text("path\nnosuch://host/x.png\npictures/00000.png\npictures/00001.png\n")
+    done = glasshouse("add", "mixed.csv")
+    assert done.returncode == 0 and "2 known already, 1 unusable" in done.stdout, done.stderr
+    assert "the protocol 'nosuch' is unknown" in glasshouse("sql", "FROM failures").stdout
+
+
 def test_a_demo_never_shrinks(glasshouse: Any) -> None:
     count = ("sql", "-w", "d.glasshouse", "SELECT count(DISTINCT image_id) AS n FROM image_labels", "--format", "csv")
     assert glasshouse("demo", "--dir", "d.glasshouse", "--images", "40").returncode == 0

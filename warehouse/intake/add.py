@@ -108,14 +108,22 @@ def add(
     for kind, files in zip(ROW_KINDS, tables, strict=True):
         for path in _once(files):
             _scan_path(scan, report, path, sources, options, frozenset({kind}))
-    for item in scan.items:
-        if isinstance(item.location, Url):
-            images.downloader.prepare(item.location.url)
+    scan.items = [_prepared(item, images.downloader) for item in scan.items]
     images.run(scan.items, progress)
     _write_image_intakes(images, scan.image_sources)
     if scan.rows:
         _add_rows(images.catalogue, root, scan, report)
     return report
+
+
+def _prepared(item: Item, downloader: Downloader) -> Item:
+    """Load what a URL's protocol needs; one that nothing here can read is a failure, and the others go on."""
+    if isinstance(item.location, Url):
+        try:
+            downloader.prepare(item.location.url)
+        except SourceError as error:
+            return item._replace(location=None, failure=str(error))
+    return item
 
 
 def _once(paths: Iterable[str | Path]) -> list[str]:
