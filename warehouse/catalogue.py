@@ -51,7 +51,7 @@ class Catalogue:
 
         One at a time: DuckDB would let two threads of a process in together, and fail one of them at its commit.
         """
-        with _writers[self.path]:
+        with _writers[self.path], clear_write_errors(self.path):
             connection = self._connect(read_only=False)
             try:
                 connection.execute("BEGIN TRANSACTION")
@@ -86,10 +86,15 @@ def clear_write_errors(path: Path) -> Iterator[None]:
     """Turn what DuckDB says of a write that the system refused into a `WarehouseError`."""
     try:
         yield
-    except (duckdb.IOException, duckdb.FatalException, duckdb.TransactionException) as error:
+    except (
+        duckdb.IOException,
+        duckdb.OutOfMemoryException,
+        duckdb.FatalException,
+        duckdb.TransactionException,
+    ) as error:
         raise WarehouseError(
-            f"Could not write {path}: {first_line(error)} Nothing of this step was stored; "
-            "free some space or check permissions, then run the same command again."
+            f"Could not write {path}: {first_line(error)} Nothing of this step was stored, what was stored before is "
+            "kept; free some space or check permissions, then run the same command again."
         ) from error
 
 

@@ -39,7 +39,7 @@ from glasshouse.warehouse.intake.records import (
 )
 from glasshouse.warehouse.intake.report import AddReport, RowCounts
 from glasshouse.warehouse.intake.rows import RowTaker, write_rows
-from glasshouse.warehouse.intake.storing import record_intake, replace_failures, write_errors_are_clear
+from glasshouse.warehouse.intake.storing import record_intake, replace_failures
 
 _KIND_OF: dict[type, Kind] = {
     RatingRecord: "ratings",
@@ -193,7 +193,7 @@ def _write_image_intakes(images: ImageIntake, names: Sequence[str]) -> None:
     failures: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for failure in images.failures:
         failures[failure.source].append((failure.path, failure.reason))
-    with write_errors_are_clear(images.catalogue.path), images.catalogue.writing() as connection:
+    with images.catalogue.writing() as connection:
         for name in names:
             replace_failures(connection, name, failures[name])
             counts = RowCounts(name, "images", images.n_used.get(name, 0), len(failures[name]))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasshouse.warehouse.catalogue import Catalogue
-from glasshouse.warehouse.intake.storing import write_errors_are_clear
 
 if TYPE_CHECKING:
     import duckdb
@@ -80,7 +79,7 @@ def write_images(catalogue: Catalogue, batch: Sequence[Arrival], facts: Mapping[
     """
     import pyarrow as pa
 
-    with write_errors_are_clear(catalogue.path), catalogue.writing() as connection:
+    with catalogue.writing() as connection:
         connection.register(
             "arrivals",
             pa.table({"path": [row.path for row in batch], "sha256": [row.sha256 for row in batch]}),

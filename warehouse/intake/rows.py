@@ -28,7 +28,7 @@ from glasshouse.warehouse.intake.records import (
     RejectedRecord,
 )
 from glasshouse.warehouse.intake.report import N_EXAMPLES, RowCounts
-from glasshouse.warehouse.intake.storing import record_intake, replace_rows, write_errors_are_clear
+from glasshouse.warehouse.intake.storing import record_intake, replace_rows
 
 _LARGEST = sys.float_info.max
 
@@ -200,7 +200,7 @@ def write_rows(catalogue: Catalogue, taker: RowTaker) -> None:
         }
     )
     source, kind = taker.source, taker.kind
-    with write_errors_are_clear(catalogue.path), catalogue.writing() as connection:
+    with catalogue.writing() as connection:
         replace_rows(connection, table, rows, "source = $source", source=source)
         about = "source = $source AND kind = $kind"
         replace_rows(connection, "rejected_rows", rejected, about, source=source, kind=kind)

@@ -5,15 +5,11 @@ So the same `add` again changes nothing, and a run that was killed is completed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from glasshouse.schema.errors import WarehouseError
-from glasshouse.warehouse.catalogue import first_line
 from glasshouse.warehouse.quoting import identifier
 
 if TYPE_CHECKING:
@@ -25,23 +21,6 @@ _N_DIFFERENT = """
     UNION ALL
     SELECT count(*) FROM (SELECT * FROM incoming EXCEPT ALL SELECT * FROM :table WHERE :condition)
 """
-
-
-@contextmanager
-def write_errors_are_clear(path: Path) -> Iterator[None]:
-    """Turn what DuckDB says of a full disk, a missing permission or a damaged file into a `WarehouseError`."""
-    try:
-        yield
-    except (
-        duckdb.IOException,
-        duckdb.OutOfMemoryException,
-        duckdb.FatalException,
-        duckdb.TransactionException,
-    ) as error:
-        raise WarehouseError(
-            f"Could not write {path}: {first_line(error)} Nothing of this step was stored, what was stored before is "
-            "kept; free some space or check permissions, then run the same command again."
-        ) from error
 
 
 def replace_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: Any, condition: str, **values: str) -> bool:
