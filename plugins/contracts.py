@@ -1,4 +1,4 @@
-"""What a plugin registers: loaders for encoders and SAEs, presets; and the registries that hold them.
+"""What a plugin registers: loaders for encoders, SAEs and labelers, presets; and the registries that hold them.
 
 The protocols of the loaded things, `Encoder` and `SparseAutoencoder`, are the warehouse's (`warehouse/contracts.py`).
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from glasshouse.plugins.labeling import Labeler, LabelerOptions
 from glasshouse.schema.errors import PluginError, unknown_name
 from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder, TokenPolicy
 
@@ -33,6 +34,19 @@ class SaeLoader:
     """How the specs of one scheme become sparse autoencoders; `load` as in `EncoderLoader`."""
 
     load: Callable[[str, str], SparseAutoencoder]
+    summary: str
+
+
+@dataclass(frozen=True)
+class LabelerLoader:
+    """How a name becomes a labeler.
+
+    Attributes:
+        load: called with the options of one run; imports its client library and reads keys from the environment itself.
+        summary: one line for listings.
+    """
+
+    load: Callable[[LabelerOptions], Labeler]
     summary: str
 
 

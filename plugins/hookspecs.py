@@ -5,7 +5,7 @@ Every `register` callable takes a name and what it stands for; a name that is ta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import click
     import duckdb
 
-    from glasshouse.plugins.contracts import EncoderLoader, Preset, SaeLoader
+    from glasshouse.plugins.analyzer import Analyzer
+    from glasshouse.plugins.contracts import EncoderLoader, LabelerLoader, Preset, SaeLoader
     from glasshouse.warehouse.intake.records import Source
     from glasshouse.warehouse.warehouse import Warehouse
 
@@ -43,6 +44,25 @@ def register_saes(register: Register[SaeLoader]) -> None:
     """Register SAE schemes, e.g. `prisma`, or a whole spec without arguments, e.g. `neurons`.
 
     Called once when SAEs are first needed. As with encoders: register loaders, import heavy libraries inside `load`.
+    """
+
+
+@hookspec
+def register_analyzers(register: Register[Analyzer[Any]]) -> None:
+    """Register analyses for `glasshouse analyze NAME`.
+
+    Called when analyses are run or listed. The name becomes a command, a table and a view, so it is lower-case with
+    underscores and differs from every table there is. Import what an analysis needs inside this function or inside
+    `run`, not at the top of the plugin's module. Must not touch a warehouse.
+    """
+
+
+@hookspec
+def register_labelers(register: Register[LabelerLoader]) -> None:
+    """Register labelers for `glasshouse analyze labels --labeler NAME`.
+
+    Called when features are labelled or plugins listed. Register loaders; import client libraries and read API keys
+    from the environment inside `load`. A key must never reach an error, a log or what the labeler returns.
     """
 
 

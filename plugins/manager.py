@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
@@ -19,16 +20,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pluggy
 
 from glasshouse.plugins import hookspecs
-from glasshouse.plugins.contracts import EncoderLoader, Preset, Registry, SaeLoader
+from glasshouse.plugins.contracts import EncoderLoader, LabelerLoader, Preset, Registry, SaeLoader
 from glasshouse.schema.errors import GlasshouseError, PluginError, UsageError
 from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder
 from glasshouse.warehouse.intake.records import Source
+from glasshouse.warehouse.surface import CATALOGUE_TABLES, SPACE_VIEWS
 
 if TYPE_CHECKING:
     import click
     import duckdb
 
-    from glasshouse.warehouse.warehouse import Warehouse
+    from glasshouse.plugins.analyzer import Analyzer
+    from glasshouse.plugins.runner import AnalysisReport
+    from glasshouse.warehouse.warehouse import Progress, Warehouse
 
 ENTRY_POINT_GROUP = "glasshouse"
 NO_EXTERNAL_PLUGINS_VARIABLE = "GLASSHOUSE_NO_PLUGINS"
@@ -45,6 +49,7 @@ BUILTIN_PLUGINS = (
     "glasshouse.plugins.sources.table",
     "glasshouse.plugins.sources.coco",
     "glasshouse.plugins.sources.webdataset",
+    "glasshouse.plugins.analyzers.plugin",
     "glasshouse.plugins.starter.plugin",
 )
 
@@ -95,6 +100,19 @@ class Plugins:
         return self._collect("SAE scheme", "register_saes")
 
     @cached_property
+    def analyzers(self) -> Registry[Analyzer[Any]]:
+        """Analyzers by name."""
+        registry: Registry[Analyzer[Any]] = self._collect("analyzer", "register_analyzers")
+        for name, _, plugin in registry:
+            _check_analyzer_name(name, plugin)
+        return registry
+
+    @cached_property
+    def labelers(self) -> Registry[LabelerLoader]:
+        """Labelers by name."""
+        return self._collect("labeler", "register_labelers")
+
+    @cached_property
     def presets(self) -> Registry[Preset]:
         """Presets by name."""
         return self._collect("preset", "register_presets")
@@ -130,6 +148,26 @@ class Plugins:
         """Every source; those of later plugins first, so that a stranger's can take over a file type."""
         return [source for _, source, _ in self.sources][::-1]
 
+    def analyze(
+        self,
+        warehouse: Warehouse,
+        name: str,
+        spaces: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        force: bool = False,
+        step: Callable[[str], Progress] = lambda title: lambda done, total: None,
+    ) -> list[AnalysisReport]:
+        """Run an analysis, and what it requires, on the named spaces or on all finished ones."""
+        # Late: pydantic and pyarrow take a third of a second, which commands that analyse nothing should not wait.
+        from glasshouse.plugins.runner import Runner, chosen_spaces
+
+        runner = Runner(warehouse, self.analyzers, step)
+        reports = []
+        for space in chosen_spaces(warehouse, spaces):
+            reports += runner.run(name, space, parameters, force=force)
+        return reports
+
     def prepare_connection(self, connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
         """Let every plugin add its SQL functions and macros to a reading connection."""
         self._each("prepare_connection", connection, warehouse)
@@ -137,7 +175,14 @@ class Plugins:
     def listing(self) -> list[Listed]:
         """Everything the plugins bring, by kind."""
         versions = self._versions()
-        registries = (self.encoders, self.saes, self.presets, self.sources)
+        registries: tuple[Registry[Any], ...] = (
+            self.encoders,
+            self.saes,
+            self.presets,
+            self.sources,
+            self.analyzers,
+            self.labelers,
+        )
         return [
             Listed(registry.kind, name, value.summary, plugin, versions.get(plugin, ""))
             for registry in registries
@@ -217,6 +262,21 @@ class Plugins:
 
     def _name_of(self, plugin: object) -> str:
         return self.manager.get_name(plugin) or repr(plugin)
+
+
+_ANALYZER_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+def _check_analyzer_name(name: str, plugin: str) -> None:
+    """See that a name can be a command, a table and a view of its own.
+
+    Raises:
+        PluginError: it cannot.
+    """
+    taken = {*CATALOGUE_TABLES, *SPACE_VIEWS, "run_inputs", "result_tables", "revisions", "schema_migrations"}
+    if not _ANALYZER_NAME.fullmatch(name) or name in taken:
+        why = "that table exists" if name in taken else "use lower-case letters, digits and '_'"
+        raise PluginError(f"The plugin '{plugin}' registers an analyzer called '{name}': {why}.")
 
 
 def _register_for(registry: Registry[Any], plugin: str, name: str, value: object) -> None:

@@ -6,9 +6,9 @@ Shapes in names: b images, t tokens, d hook width, n rows, k features, e embeddi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 if TYPE_CHECKING:
     import duckdb
@@ -148,6 +148,17 @@ class PluginSet(Protocol):
 
     def source_list(self) -> Sequence[Source]:
         """Every source, in the order in which they are asked whether they claim a path."""
+
+    def analyze(
+        self,
+        warehouse: Warehouse,
+        name: str,
+        spaces: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        force: bool = False,
+    ) -> Sequence[Any]:
+        """Run an analysis, and what it requires; one report for each."""
 
     def prepare_connection(self, connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
         """Add the plugins' SQL functions and macros to a reading connection."""

@@ -16,6 +16,11 @@ from glasshouse.warehouse import surface
 from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.frames import frame_of
 from glasshouse.warehouse.layout import Layout
+from glasshouse.warehouse.results.inputs import inputs_of_query
+from glasshouse.warehouse.results.records import Run
+from glasshouse.warehouse.results.store import all_runs
+from glasshouse.warehouse.results.vectors import FeatureVectors, read_vectors
+from glasshouse.warehouse.results.views import result_views
 from glasshouse.warehouse.space_reader import SpaceReader
 from glasshouse.warehouse.vectors import Embeddings, VectorStore
 
@@ -196,6 +201,36 @@ class WarehouseReads:
     def sparse_matrix(self, space: str) -> scipy.sparse.csr_array:
         """Return a space as a float32 CSR array [images, features]: row i is image_id i, zero rows included."""
         return self.space(space).sparse_matrix(self.images().height)
+
+    # -- results -----------------------------------------------------------------------------------------------
+
+    def runs(self) -> list[Run]:
+        """Return every run of an analysis, oldest first, with its parameters, notes, and whether it is stale."""
+        return all_runs(self.catalogue)
+
+    def result_rows(self, run: Run) -> pl.DataFrame:
+        """Return the rows of a run; where runs add to each other, the newest row of each feature up to that run."""
+        from glasshouse.warehouse.results.reading import rows_of_run
+
+        return rows_of_run(self.catalogue, run)
+
+    def result_vectors(self, run: Run) -> FeatureVectors:
+        """Return the vectors of a run, e.g. its concept vectors: feature_ids int32 [k], vectors float32 [k, E].
+
+        Raises:
+            UsageError: the run made none.
+        """
+        if run.vectors is None:
+            raise UsageError(f"The run {run.run_id} of '{run.analyzer}' has no vectors.")
+        return read_vectors(self.layout, run.vectors)
+
+    def inputs_of(self, query: str) -> list[tuple[str, str]]:
+        """Return (kind, name) of what a SELECT reads, as runs record their inputs: spaces, tables, results."""
+        with self.reading() as connection:
+            named = surface.names_in(connection, query)
+            results = result_views(connection)
+            spaces = [space.name for space in surface.finalised_spaces(connection, self.layout)]
+        return list(inputs_of_query(named, results, self.runs(), spaces))
 
     # -- embeddings --------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ inode and opened anew.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +81,15 @@ class SpaceReader:
         map_t = np.zeros(self.grid[0] * self.grid[1], dtype=np.float32)
         map_t[found["token"]] = found["value"]
         return map_t.reshape(self.grid)
+
+    @contextmanager
+    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a read-only connection of its own on the space's file: what is registered on it stays with it."""
+        cursor = self._cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
 
     def statistics(self) -> pl.DataFrame:
         """Return one row per feature: n_active, frequency, mean_active, std_active, max_value, sums, n_tokens."""

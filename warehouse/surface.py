@@ -6,18 +6,20 @@ attached read-only; views over all of them carry the space's name in a column.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
-from glasshouse.schema.errors import WarehouseError
+from glasshouse.schema.errors import UsageError, WarehouseError
 from glasshouse.warehouse.catalogue import Catalogue, first_line
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier, literal
+from glasshouse.warehouse.results.views import ResultView, feature_joins, result_statements, result_views, stale_text
 
 CATALOGUE_TABLES = (
     "images",
@@ -31,6 +33,7 @@ CATALOGUE_TABLES = (
     "annotations",
     "spaces",
     "embeddings",
+    "runs",
 )
 
 # View over all spaces: its columns, and the table of the space file that it reads.
@@ -87,8 +90,9 @@ def reading(layout: Layout, prepare: Prepare = lambda connection: None) -> Itera
     with Catalogue(layout.root).reading() as connection:
         spaces = finalised_spaces(connection, layout)
         _require_files(spaces, layout)
+        results = result_views(connection)
         try:
-            for statement in view_statements(spaces, "TEMP VIEW"):
+            for statement in view_statements(spaces, results, "TEMP VIEW"):
                 connection.execute(statement)
         except duckdb.Error as error:
             raise WarehouseError(
@@ -99,14 +103,35 @@ def reading(layout: Layout, prepare: Prepare = lambda connection: None) -> Itera
         yield connection
 
 
-def view_statements(spaces: Sequence[ReadySpace], kind: str) -> Iterator[str]:
-    """Yield the statements that attach the spaces and define the views over them."""
+def view_statements(
+    spaces: Sequence[ReadySpace], results: Sequence[ResultView], kind: str, prefix: str = ""
+) -> Iterator[str]:
+    """Yield the statements that attach the spaces and define the views over them and over results.
+
+    Args:
+        spaces: finalised ones.
+        results: of every analyzer.
+        kind: `VIEW` or `TEMP VIEW`.
+        prefix: the catalogue's name and a dot, or '' where it is the main database.
+    """
     for space in spaces:
         yield f"ATTACH IF NOT EXISTS {literal(space.file)} AS {_alias(space)} (READ_ONLY)"
     for view, (columns, table) in SPACE_VIEWS.items():
         names = ", ".join(column.split()[0] for column in columns.split(", "))
         selects = [f"SELECT {literal(space.name)} AS space, {names} FROM {_alias(space)}.{table}" for space in spaces]
-        yield f"CREATE OR REPLACE {kind} {view} AS {' UNION ALL '.join(selects) or _empty(columns)}"
+        text = " UNION ALL ".join(selects) or _empty(columns)
+        if view == "features":
+            text = _with_results(text, names, results, prefix)
+        yield f"CREATE OR REPLACE {kind} {view} AS {text}"
+    yield from result_statements(results, kind, prefix)
+
+
+def _with_results(statistics: str, names: str, results: Sequence[ResultView], prefix: str) -> str:
+    """Return the view `features`: statistics, joined with the newest result of every analyzer."""
+    taken = ["space", *names.split(", "), "stale"]
+    columns, joins = feature_joins(results, taken, prefix)
+    listing = ", ".join(["space", names, *columns, f"{stale_text(results, prefix)} AS stale"])
+    return f"SELECT {listing} FROM ({statistics}) AS statistics {' '.join(joins)}"
 
 
 def _alias(space: ReadySpace) -> str:
@@ -126,9 +151,11 @@ def attach_text(layout: Layout) -> str:
     """
     with Catalogue(layout.root).reading() as connection:
         spaces = [space for space in finalised_spaces(connection, layout) if space.file.is_file()]
+        results = result_views(connection)
     statements = [f"ATTACH IF NOT EXISTS {literal(layout.catalogue.resolve())} AS catalog (READ_ONLY)"]
     statements += [f"CREATE OR REPLACE VIEW {table} AS FROM catalog.{table}" for table in CATALOGUE_TABLES]
-    statements += view_statements([ReadySpace(s.name, s.file.resolve()) for s in spaces], "VIEW")
+    resolved = [ReadySpace(space.name, space.file.resolve()) for space in spaces]
+    statements += view_statements(resolved, results, "VIEW", "catalog.")
     return (
         "-- The views of this warehouse for any DuckDB client, read-only. Written by glasshouse; do not edit.\n"
         "-- While a client has this open, glasshouse cannot write to the catalogue: close it when you are done.\n"
@@ -144,6 +171,43 @@ def write_attach_sql(layout: Layout) -> Path:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(layout.attach_sql)
     return layout.attach_sql
+
+
+class Named(NamedTuple):
+    """What a query names: tables and views, and columns; `*` among these where it asks for all."""
+
+    tables: set[str]
+    columns: set[str]
+
+
+def names_in(connection: duckdb.DuckDBPyConnection, query: str) -> Named:
+    """Return the lower-case names of the tables and columns in a SELECT, those inside subqueries too.
+
+    Raises:
+        UsageError: the query is no SELECT, or cannot be parsed.
+    """
+    rows = connection.execute("SELECT json_serialize_sql($query)::VARCHAR", {"query": query}).fetchall()
+    tree = json.loads(rows[0][0])
+    if tree.get("error"):
+        raise UsageError(f"The query failed. {first_line(ValueError(tree.get('error_message', '')))}")
+    named = Named(set(), set())
+    _collect_names(tree, named)
+    return named
+
+
+def _collect_names(node: Any, named: Named) -> None:
+    if isinstance(node, dict):
+        if node.get("type") == "BASE_TABLE":
+            named.tables.add(str(node["table_name"]).lower())
+        elif node.get("type") == "STAR":
+            named.columns.add("*")
+        elif node.get("type") == "COLUMN_REF":
+            named.columns.add(str(node["column_names"][-1]).lower())
+        for child in node.values():
+            _collect_names(child, named)
+    elif isinstance(node, list):
+        for child in node:
+            _collect_names(child, named)
 
 
 def explain(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The vector store: LanceDB tables of image embeddings, one per embedding name.
+"""The vector store: LanceDB tables in one folder, of image embeddings or of results' vectors.
 
 Lance is written first and the catalogue's record is committed last, so that a crash between the two leaves vectors
 without a record, which the next run takes up, and never a record without vectors.
@@ -31,10 +31,18 @@ class Embeddings(NamedTuple):
 
 
 class VectorStore:
-    """LanceDB in one folder. Connects on first use: its import alone takes two seconds."""
+    """LanceDB in one folder. Connects on first use: its import alone takes two seconds.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the tables.
+        key: the column that says what a vector is of, `image_id` or `feature_id`.
+        what: what a table is called in errors.
+    """
+
+    def __init__(self, folder: Path, key: str = "image_id", what: str = "embedding") -> None:
         self.folder = folder
+        self.key = key
+        self.what = what
         self._database: Any = None
 
     @property
@@ -52,12 +60,12 @@ class VectorStore:
         return sorted(path.stem for path in self.folder.glob("*.lance") if _is_committed(path))
 
     def image_ids(self, name: str) -> set[int]:
-        """Ids of the images that have a vector in table `name`; empty when there is no such table."""
+        """Keys (ids of images) that have a vector in table `name`; empty when there is no such table."""
         if name not in self.names():
             return set()
         with self._readable(name):
-            table = self._open(name).search().select(["image_id"]).limit(None).to_arrow()
-        return {int(value) for value in table["image_id"].to_pylist()}
+            table = self._open(name).search().select([self.key]).limit(None).to_arrow()
+        return {int(value) for value in table[self.key].to_pylist()}
 
     def append(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         """Append rows in one Lance commit: all of them are there afterwards, or none.
@@ -74,7 +82,7 @@ class VectorStore:
                 shutil.rmtree(self.folder / f"{name}.lance", ignore_errors=True)
                 self._connection.create_table(name, reader, schema=schema)
         except (OSError, RuntimeError, ValueError) as error:
-            raise WarehouseError(f"Could not write the embedding '{name}' to {self.folder}: {error}") from error
+            raise WarehouseError(f"Could not write the {self.what} '{name}' to {self.folder}: {error}") from error
 
     def read(self, name: str) -> Embeddings:
         """Read a whole embedding: 200,000 × 384 takes about a second, gathering rows one by one takes longer.
@@ -84,12 +92,12 @@ class VectorStore:
         """
         if name not in self.names():
             raise WarehouseError(
-                f"{self.folder} has no vectors for the embedding '{name}'. Run `glasshouse check --repair`, "
-                "then embed again."
+                f"{self.folder} has no vectors for the {self.what} '{name}'. Run `glasshouse check --repair`, "
+                "then compute it again."
             )
         with self._readable(name):
-            table = self._open(name).to_arrow().sort_by("image_id")
-        ids = table["image_id"].to_numpy().astype(np.int32, copy=False)
+            table = self._open(name).to_arrow().sort_by(self.key)
+        ids = table[self.key].to_numpy().astype(np.int32, copy=False)
         vectors = table["vector"].combine_chunks()
         width = vectors.type.list_size
         return Embeddings(ids, vectors.flatten().to_numpy().reshape(len(ids), width))
@@ -105,8 +113,8 @@ class VectorStore:
             yield
         except (OSError, RuntimeError, ValueError) as error:
             raise WarehouseError(
-                f"The vectors of the embedding '{name}' in {self.folder} are damaged ({first_line(error)[:150]}). Run "
-                "`glasshouse check --repair`, then embed again."
+                f"The vectors of the {self.what} '{name}' in {self.folder} are damaged ({first_line(error)[:150]}). "
+                "Run `glasshouse check --repair`, then compute it again."
             ) from error
 
     def _open(self, name: str) -> Any:

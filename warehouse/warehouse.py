@@ -249,6 +249,26 @@ class Warehouse(WarehouseReads):
             table = vectors_of_array(images, vectors)
         return import_embeddings(self.layout, name, table, source)
 
+    def analyze(self, name: str, *spaces: str, force: bool = False, **parameters: Any) -> list[Any]:
+        """Run an analysis and what it requires: `warehouse.analyze("monosemanticity", "cls", variant="all")`.
+
+        Args:
+            name: of the analyzer; `glasshouse analyze --help` lists them.
+            *spaces: names of finished spaces; all of them when none is named.
+            force: compute it although an identical result is there.
+            **parameters: of the analyzer; those left out have their defaults.
+
+        Returns:
+            A report for each analysis and space: its `run`, and whether it `is_new`. The rows are in the analyzer's
+            view: `warehouse.sql("FROM monosemanticity")`.
+
+        Raises:
+            UsageError: unknown names, parameters out of range, or what the analysis needs is not there.
+            PluginError: the analyzer failed; nothing of it is stored.
+        """
+        plugins = self._need_plugins("analyze")
+        return list(plugins.analyze(self, name, spaces, parameters, force=force))
+
     def require(self, kind: str, name: str) -> None:
         """Check that a space or an embedding of this name is recorded; `kind` is `space` or `embedding`.
 

@@ -104,6 +104,44 @@ rejected_rows (
     reason VARCHAR NOT NULL
 )
 
+result_tables (
+    analyzer VARCHAR NOT NULL
+    columns JSON NOT NULL
+    in_features JSON NOT NULL
+    strongest VARCHAR
+    is_incremental BOOLEAN NOT NULL
+    PRIMARY KEY(analyzer)
+)
+
+revisions (
+    name VARCHAR NOT NULL
+    revision BIGINT NOT NULL
+    PRIMARY KEY("name")
+)
+
+run_inputs (
+    run_id INTEGER NOT NULL
+    kind VARCHAR NOT NULL
+    name VARCHAR NOT NULL
+    state VARCHAR NOT NULL
+)
+
+runs (
+    run_id INTEGER NOT NULL
+    analyzer VARCHAR NOT NULL
+    version VARCHAR NOT NULL
+    space VARCHAR NOT NULL
+    parameters JSON NOT NULL
+    facets JSON NOT NULL
+    seed BIGINT
+    notes JSON NOT NULL
+    n_rows BIGINT NOT NULL
+    vectors VARCHAR
+    started_at TIMESTAMP NOT NULL
+    duration_s DOUBLE NOT NULL
+    PRIMARY KEY(run_id)
+)
+
 schema_migrations (
     number INTEGER NOT NULL
     name VARCHAR NOT NULL
@@ -129,6 +167,7 @@ spaces (
     self_test JSON
     created_at TIMESTAMP NOT NULL
     finalised_at TIMESTAMP
+    framing JSON
     PRIMARY KEY("name")
 )
 

@@ -15,6 +15,7 @@ from glasshouse.warehouse.extraction.locks import exclusive
 from glasshouse.warehouse.extraction.shards import ShardFolder
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier
+from glasshouse.warehouse.space_file import space_file
 
 SPACE_TABLES = ("space", "space_images", "activations", "token_activations", "image_top_features", "feature_stats")
 
@@ -72,7 +73,7 @@ def _inspect(layout: Layout, record: _Record, *, hashes: bool) -> tuple[int, int
     if not file.is_file():
         return f"its file {file} is missing"
     try:
-        with duckdb.connect(str(file), read_only=True) as connection:
+        with space_file(file) as connection:
             row = connection.execute(
                 "SELECT (SELECT fingerprint FROM space), (SELECT count(*) FROM space_images), "
                 "(SELECT count(*) FROM activations)"

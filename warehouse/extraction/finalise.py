@@ -27,6 +27,7 @@ from glasshouse.warehouse.extraction.shards import ShardFolder, ShardRecord
 from glasshouse.warehouse.extraction.targets import EmbeddingTarget
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier, literal
+from glasshouse.warehouse.space_file import space_file
 from glasshouse.warehouse.vectors import VectorStore
 
 SPACE_FORMAT = 1
@@ -87,11 +88,11 @@ def is_ready(layout: Layout, table: str, name: str) -> bool:
     return row is not None and row[0] == "ready"
 
 
-def images_of(space_file: Path) -> set[int]:
+def images_of(file: Path) -> set[int]:
     """Ids of the images that a finalised file covers; empty when there is none."""
-    if not space_file.exists():
+    if not file.exists():
         return set()
-    with duckdb.connect(str(space_file), read_only=True) as connection:
+    with space_file(file) as connection:
         return {int(row[0]) for row in connection.execute("SELECT image_id FROM space_images").fetchall()}
 
 
@@ -221,7 +222,7 @@ def record_space(layout: Layout, name: str, records: Sequence[ShardRecord]) -> N
 
     A second call changes nothing.
     """
-    with duckdb.connect(str(layout.space_file(name)), read_only=True) as connection:
+    with space_file(layout.space_file(name)) as connection:
         counts = connection.execute(
             "SELECT (SELECT count(*) FROM space_images), (SELECT count(*) FROM activations)"
         ).fetchone()

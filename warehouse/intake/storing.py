@@ -39,6 +39,10 @@ def replace_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: Any, c
     if is_different:
         connection.execute(_sql("DELETE FROM :table WHERE :condition", table, condition), values)
         connection.execute(_sql("INSERT INTO :table FROM incoming", table, condition))
+        connection.execute(
+            "INSERT INTO revisions VALUES ($table, 1) ON CONFLICT DO UPDATE SET revision = revision + 1",
+            {"table": table},
+        )
     connection.unregister("incoming")
     return is_different
 

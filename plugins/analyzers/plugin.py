@@ -1,0 +1,16 @@
+"""Registers the built-in analyses, late, so that commands which analyse nothing do not wait for their libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from glasshouse.plugins import hookimpl
+
+if TYPE_CHECKING:
+    from glasshouse.plugins.analyzer import Analyzer
+    from glasshouse.plugins.hookspecs import Register
+
+
+@hookimpl
+def register_analyzers(register: Register[Analyzer[Any]]) -> None:
+    """Register every built-in analysis, in the order of their use."""

@@ -1,0 +1,1 @@
+"""The built-in labelers, one module for each."""

@@ -1,0 +1,241 @@
+"""Running analyses: parameters checked, requirements first, nothing done twice, results committed whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pydantic
+
+from glasshouse.plugins.analyzer import Analyzer, Parameters
+from glasshouse.plugins.contracts import Registry
+from glasshouse.plugins.view import AnalysisView
+from glasshouse.schema.errors import GlasshouseError, PluginError, UsageError
+from glasshouse.warehouse.extraction.locks import exclusive
+from glasshouse.warehouse.results.records import Request, ResultTable, Run
+from glasshouse.warehouse.results.store import Outcome, all_runs, commit_run, identical_run, latest_run
+from glasshouse.warehouse.results.vectors import VECTOR_COLUMN
+
+if TYPE_CHECKING:
+    from glasshouse.warehouse.warehouse import Progress, Warehouse
+
+Analyzers = Registry[Analyzer[Any]]
+
+
+@dataclass(frozen=True)
+class AnalysisReport:
+    """What came of one request: the run, whether it was there already, or why it was left out."""
+
+    analyzer: str
+    space: str
+    run: Run | None
+    is_new: bool = False
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs analyses on one warehouse.
+
+    Attributes:
+        warehouse: that is read and written.
+        analyzers: by name.
+        step: told `NAME on SPACE` when one begins; gives the progress function for it.
+    """
+
+    warehouse: Warehouse
+    analyzers: Analyzers
+    step: Callable[[str], Progress] = lambda title: lambda done, total: None
+
+    def run(
+        self, name: str, space: str, given: Mapping[str, Any] | None = None, *, force: bool = False
+    ) -> list[AnalysisReport]:
+        """Run one analysis on one space, and before it those whose results it reads and that are missing or stale.
+
+        Args:
+            name: of the analyzer.
+            space: name of a finished space.
+            given: parameters by name; the others have their defaults.
+            force: compute it although an identical result is there.
+
+        Returns:
+            A report for each that was needed, in the order of running; the one asked for comes last.
+
+        Raises:
+            UsageError: unknown names, parameters out of range, or what the analysis needs is not there.
+            PluginError: the analyzer failed; the message names it. Nothing of it is stored.
+        """
+        analyzer = self.analyzers.get(name, "`glasshouse analyze --help` lists them.")
+        parameters = parse_parameters(name, analyzer.parameters, given or {})
+        reports: list[AnalysisReport] = []
+        for required in self._order(name)[:-1]:
+            reports += self._ensure(required, space)
+        return [*reports, self._run_one(name, space, parameters, force=force)]
+
+    def run_all(self, space: str, *, force: bool = False) -> list[AnalysisReport]:
+        """Run everything that is possible on a space with default parameters, requirements first."""
+        reports: dict[str, AnalysisReport] = {}
+        for name in self._order(*(name for name, _, _ in self.analyzers)):
+            lacking = [r for r in self.analyzers.get(name).requires if reports[r].run is None]
+            if lacking:
+                why = f"it needs the result of '{lacking[0]}', which was left out"
+                reports[name] = AnalysisReport(name, space, None, left_out=why)
+                continue
+            try:
+                parameters = parse_parameters(name, self.analyzers.get(name).parameters, {})
+                reports[name] = self._run_one(name, space, parameters, force=force)
+            except UsageError as error:
+                reports[name] = AnalysisReport(name, space, None, left_out=str(error))
+        return list(reports.values())
+
+    def _order(self, *names: str) -> list[str]:
+        """Return the names with everything that they require, each after what it requires."""
+        ordered: list[str] = []
+
+        def visit(name: str, below: tuple[str, ...]) -> None:
+            if name in below:
+                circle = " → ".join((*below[below.index(name) :], name))
+                raise PluginError(f"Analyzers require each other in a circle: {circle}.")
+            if name in ordered:
+                return
+            for required in self.analyzers.get(name, f"'{below[-1] if below else name}' requires it.").requires:
+                visit(required, (*below, name))
+            ordered.append(name)
+
+        for name in names:
+            visit(name, ())
+        return ordered
+
+    def _ensure(self, name: str, space: str) -> Iterator[AnalysisReport]:
+        """Run a required analysis with its defaults unless a result of it is there, with whatever parameters."""
+        run = latest_run(self.warehouse.catalogue, name, space)
+        if run is None or run.is_stale:
+            given = {} if run is None else run.parameters
+            yield self._run_one(name, space, parse_parameters(name, self.analyzers.get(name).parameters, given))
+
+    def _run_one(self, name: str, space: str, parameters: Parameters, *, force: bool = False) -> AnalysisReport:
+        analyzer = self.analyzers.get(name)
+        layout = self.warehouse.layout
+        with exclusive([layout.lock_file("analysis", f"{name}-{space}")]):
+            view = AnalysisView(self.warehouse, space, self.step(f"{name} on {space}"))
+            with self._blamed(name):
+                parameters = analyzer.resolve(view, parameters)
+            values = parameters.model_dump(mode="json")
+            facets = {facet: values[facet] for facet in analyzer.facets}
+            request = Request(name, analyzer.version, space, values, facets)
+            same = identical_run(self.warehouse.catalogue, request, is_incremental=analyzer.is_incremental)
+            if same is not None and not force:
+                return AnalysisReport(name, space, same)
+            outcome = self._compute(name, analyzer, view, parameters)
+            run_id = commit_run(layout, request, _table_of(name, analyzer), outcome)
+        run = next(run for run in all_runs(self.warehouse.catalogue) if run.run_id == run_id)
+        return AnalysisReport(name, space, run, is_new=True)
+
+    def _compute(self, name: str, analyzer: Analyzer[Any], view: AnalysisView, parameters: Parameters) -> Outcome:
+        started, clock = datetime.now(UTC).replace(tzinfo=None), time.monotonic()
+        with self._blamed(name):
+            rows = analyzer.run(view, parameters)
+            table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches(list(rows), analyzer.schema)
+            table = conforming(name, analyzer, table, view.n_features)
+        return Outcome(
+            table, view.inputs(), started, time.monotonic() - clock, getattr(parameters, "seed", None), view.notes
+        )
+
+    def _blamed(self, name: str) -> _Blame:
+        return _Blame(name, self.analyzers.owner(name))
+
+
+@dataclass(frozen=True)
+class _Blame:
+    """Turns what an analyzer raises into an error that names it and its plugin; the family's own pass."""
+
+    analyzer: str
+    plugin: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (GlasshouseError, OSError, MemoryError)):
+            words = " ".join(str(error).split())[:300]
+            raise PluginError(
+                f"The analyzer '{self.analyzer}' of the plugin '{self.plugin}' failed: {type(error).__name__}: "
+                f"{words}. Nothing of it was stored; GLASSHOUSE_DEBUG=1 shows where it failed."
+            ) from error
+
+
+def parse_parameters(name: str, model: type[Parameters], given: Mapping[str, Any]) -> Parameters:
+    """Check parameters and fill in defaults.
+
+    Raises:
+        UsageError: an unknown name or a value that does not fit; says which and why.
+    """
+    try:
+        return model(**given)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + "-".join(str(first["loc"][0]).split("_")) if first["loc"] else "the parameters"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields) or "none"
+            raise UsageError(f"'{name}' has no parameter '{first['loc'][0]}'. It has: {known}.") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{name}: {option}: {said} (not {first['input']!r}).") from None
+
+
+def conforming(name: str, analyzer: Analyzer[Any], table: pa.Table, n_features: int) -> pa.Table:
+    """Return the rows with exactly the declared columns and types.
+
+    Raises:
+        PluginError: columns or types differ, a feature does not exist, or a feature has two rows where one is due.
+    """
+    declared = analyzer.schema
+    if table.column_names != declared.names:
+        raise PluginError(
+            f"The analyzer '{name}' declares the columns {', '.join(declared.names)} but gave "
+            f"{', '.join(table.column_names)}. Nothing of it was stored."
+        )
+    try:
+        table = table.cast(declared)
+    except (pa.ArrowException, ValueError) as error:
+        raise PluginError(f"The analyzer '{name}' gave other types than it declares: {error}.") from error
+    if "feature_id" in declared.names and table.num_rows:
+        _check_features(name, analyzer, table["feature_id"], n_features)
+    return table
+
+
+def _check_features(name: str, analyzer: Analyzer[Any], features: pa.ChunkedArray, n_features: int) -> None:
+    import pyarrow.compute as pc
+
+    bounds = pc.min_max(features).as_py()
+    if features.null_count or bounds["min"] < 0 or bounds["max"] >= n_features:
+        raise PluginError(
+            f"The analyzer '{name}' gave rows for features from {bounds['min']} to {bounds['max']}"
+            f"{', some without one' if features.null_count else ''}; the space has 0 to {n_features - 1}."
+        )
+    needs_one_row = VECTOR_COLUMN in analyzer.schema.names or (analyzer.in_features and analyzer.strongest is None)
+    if needs_one_row and pc.count_distinct(features).as_py() != len(features):
+        raise PluginError(f"The analyzer '{name}' gave several rows for one feature, but shows one in `features`.")
+
+
+def _table_of(name: str, analyzer: Analyzer[Any]) -> ResultTable:
+    return ResultTable(name, analyzer.schema, analyzer.in_features, analyzer.strongest, analyzer.is_incremental)
+
+
+def chosen_spaces(warehouse: Warehouse, spaces: Sequence[str]) -> list[str]:
+    """Return the spaces that are meant: those named, else every finished one.
+
+    Raises:
+        UsageError: none is finished, or a name is unknown.
+    """
+    if spaces:
+        for name in spaces:
+            warehouse.space(name)
+        return list(spaces)
+    ready = warehouse.spaces().filter(state="ready")["name"].to_list()
+    if not ready:
+        raise UsageError("There is no finished space to analyse. Make one with `glasshouse extract`.")
+    return [str(name) for name in ready]

@@ -1,0 +1,1 @@
+"""Results of analyses: the record of each run, its rows, its vectors, and what it was computed from."""

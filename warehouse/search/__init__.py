@@ -1,0 +1,1 @@
+"""Finding features and images by words, by pictures and by features."""
