@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     import duckdb
@@ -83,6 +83,18 @@ class Encoder(Protocol):
 
     def embed_text(self, texts: Sequence[str]) -> torch.Tensor | None:
         """Text embeddings [n, E] in the image embedding's space (not normalised), or None without a text tower."""
+
+
+@runtime_checkable
+class FramedEncoder(Protocol):
+    """What an encoder may say on top: how it cuts pictures, so that token maps can be laid over them.
+
+    Of one that does not say it, maps are laid over the whole picture.
+    """
+
+    @property
+    def framing(self) -> Mapping[str, Any] | None:
+        """`resize`, `resize_to`, `crop_to`, `crop_rounding`; see `glasshouse.warehouse.showing.framing`."""
 
 
 class SparseCodes(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     import scipy.sparse
+    from PIL import Image
 
 
 class ImageMask(NamedTuple):
@@ -132,6 +134,17 @@ class WarehouseReads:
             raise UsageError(f"{many} '{image}'. Give an image_id, a longer path or a SHA-256.")
         return int(rows[0][0])
 
+    def picture(self, image: int | str | Path) -> Image.Image:
+        """Return the picture of an image, as extraction reads it: RGB, upright, full size.
+
+        Raises:
+            UsageError: no such image.
+            SourceError: no file holds it any more.
+        """
+        from glasshouse.warehouse.showing.pictures import picture
+
+        return picture(self, self.image_id(image))
+
     def masks(self, image: int | str | Path) -> list[ImageMask]:
         """Return the annotated objects of an image that have a mask, in the order of their ids."""
         from glasshouse.warehouse.intake.masks import decode_mask
@@ -163,17 +176,20 @@ class WarehouseReads:
 
     def _open_space(self, name: str) -> SpaceReader:
         with self.catalogue.reading() as connection:
-            rows = connection.execute("SELECT name, state, n_features, grid_rows, grid_columns FROM spaces").fetchall()
+            rows = connection.execute(
+                "SELECT name, state, n_features, grid_rows, grid_columns, framing::VARCHAR FROM spaces"
+            ).fetchall()
         known = {row[0]: row[1:] for row in rows}
         if name not in known:
             raise unknown_name("space", name, known, "Make one with `glasshouse extract`.")
-        state, n_features, grid_rows, grid_columns = known[name]
+        state, n_features, grid_rows, grid_columns, framing = known[name]
         if state != "ready":
             raise UsageError(
                 f"The space '{name}' is not finished. Run its `glasshouse extract` again: it goes on where it stopped."
             )
         grid = None if grid_rows is None else (int(grid_rows), int(grid_columns))
-        return SpaceReader(name, self.layout.space_file(name), int(n_features), grid)
+        rule = None if framing is None else json.loads(framing)
+        return SpaceReader(name, self.layout.space_file(name), int(n_features), grid, rule)
 
     def top_images(self, space: str, feature: int, k: int = 20) -> pl.DataFrame:
         """Return the k images on which a feature is strongest: image_id, value, token, path; strongest first.

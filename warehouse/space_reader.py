@@ -7,10 +7,10 @@ inode and opened anew.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -34,12 +34,21 @@ class SpaceReader:
         file: the finalised space.
         n_features: F.
         grid: rows and columns of the token map; None for spaces with one vector per image.
+        framing: how the encoder cuts pictures, for `showing.overlay.heat_overlay`; None where it is not known.
     """
 
-    def __init__(self, name: str, file: Path, n_features: int, grid: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        file: Path,
+        n_features: int,
+        grid: tuple[int, int] | None,
+        framing: Mapping[str, Any] | None = None,
+    ) -> None:
         self.name = name
         self.n_features = n_features
         self.grid = grid
+        self.framing = framing
         self._file = file
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._inode: tuple[int, int] | None = None

@@ -128,6 +128,11 @@ class HookedEncoder:
         """The preprocessing, as data."""
         return self._tower.transform
 
+    @property
+    def framing(self) -> Mapping[str, Any]:
+        """How `preprocess` cuts pictures."""
+        return self._tower.transform.framing
+
     def hook_points(self) -> Sequence[HookPoint]:
         """Every hook point, in the order in which the forward pass reaches them."""
         return list(self._probe.points.values())

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import ceil
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from glasshouse.warehouse.showing.framing import Framing, Resize, Rounding, Size, crop_offset, resized
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
     from PIL import Image
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,13 @@ class ImageTransform:
         std: one for each channel.
     """
 
-    resize: Literal["none", "squash", "shortest", "fill", "fit"]
+    resize: Resize
     resize_to: Size
     interpolation: str
     crop_to: Size | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    crop_rounding: Literal["round", "floor"] = "round"
+    crop_rounding: Rounding = "round"
     fill_color: tuple[int, int, int] = (0, 0, 0)
     rescale: float = 1 / 255
 
@@ -58,6 +56,15 @@ class ImageTransform:
     def describe(self) -> dict[str, Any]:
         """Everything that changes the tensor, for a fingerprint."""
         return asdict(self)
+
+    @property
+    def framing(self) -> dict[str, Any]:
+        """How pictures are cut, as it is stored with a space: JSON-able."""
+        return self._rule._asdict()
+
+    @cached_property
+    def _rule(self) -> Framing:
+        return Framing(self.resize, self.resize_to, self.crop_to, self.crop_rounding)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Turn an image of any mode and size into a float32 CPU tensor [3, H, W]."""
@@ -88,23 +95,10 @@ class ImageTransform:
             return image
         from PIL import Image  # late: a tenth of a second
 
-        height, width = self._resized(image.height, image.width)
+        height, width = resized(self._rule, image.height, image.width)
         if (height, width) == (image.height, image.width):
             return image
         return image.resize((width, height), Image.Resampling[self.interpolation.upper()])
-
-    def _resized(self, height: int, width: int) -> Size:
-        """Size after resizing. Each rule rounds as the library that it comes from."""
-        to_height, to_width = self.resize_to
-        if self.resize == "squash":
-            return to_height, to_width
-        if self.resize == "shortest":
-            if height <= width:
-                return to_height, max(1, int(to_height * width / height))
-            return max(1, int(to_height * height / width)), to_height
-        ratios = (height / to_height, width / to_width)
-        ratio = min(ratios) if self.resize == "fill" else max(ratios)
-        return max(1, round(height / ratio)), max(1, round(width / ratio))
 
     def _crop(self, image: Image.Image) -> Image.Image:
         """Cut out the centre; pad first where the image is smaller."""
@@ -112,7 +106,7 @@ class ImageTransform:
             return image
         image = self._pad(image)
         (height, width), spare = self.crop_to, (image.height - self.crop_to[0], image.width - self.crop_to[1])
-        top, left = (round(s / 2) if self.crop_rounding == "round" else s // 2 for s in spare)
+        top, left = (crop_offset(s, self.crop_rounding) for s in spare)
         return image.crop((left, top, left + width, top + height))
 
     def _pad(self, image: Image.Image) -> Image.Image:
@@ -122,8 +116,10 @@ class ImageTransform:
             return image
         from PIL import Image  # late: a tenth of a second
 
-        spare = (height - image.height, width - image.width)
-        top, left = (s // 2 if self.crop_rounding == "round" else ceil(s / 2) for s in spare)
+        top, left = (
+            -crop_offset(there - wanted, self.crop_rounding)
+            for there, wanted in ((image.height, height), (image.width, width))
+        )
         padded = Image.new("RGB", (width, height), self.fill_color)
         padded.paste(image, (left, top))
         return padded

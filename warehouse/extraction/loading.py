@@ -53,9 +53,10 @@ class LoadedBatch:
     failures: list[tuple[int, str]]
 
 
-def stored_images(connection: duckdb.DuckDBPyConnection) -> list[StoredImage]:
-    """Read every image of the catalogue with its paths, in the order of image_id."""
-    rows = connection.execute(read_sql("queries/stored_images.sql")).fetchall()
+def stored_images(connection: duckdb.DuckDBPyConnection, image_ids: Sequence[int] | None = None) -> list[StoredImage]:
+    """Read images of the catalogue with their paths, in the order of image_id; all unless some are named."""
+    wanted = None if image_ids is None else [int(image_id) for image_id in image_ids]
+    rows = connection.execute(read_sql("queries/stored_images.sql"), {"image_ids": wanted}).fetchall()
     return [
         StoredImage(image_id, sha256, tuple(StoredPath(p["p"], p["c"], p["o"], p["n"], p["k"]) for p in paths or ()))
         for image_id, sha256, paths in rows

@@ -12,11 +12,13 @@ from glasshouse.schema.errors import ModelError, UsageError, unknown_name
 from glasshouse.warehouse.contracts import (
     TOKEN_POLICIES,
     Encoder,
+    FramedEncoder,
     HookPoint,
     SparseAutoencoder,
     TokenPolicy,
 )
 from glasshouse.warehouse.quoting import check_name
+from glasshouse.warehouse.showing.framing import framing_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -186,11 +188,13 @@ def _insert(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Tar
         )
         return
     rows, columns = target.grid or (None, None)
+    framing = encoder.framing if isinstance(encoder, FramedEncoder) else None
     connection.execute(
         "INSERT INTO spaces BY NAME SELECT $name AS name, $fingerprint AS fingerprint, "
         "$encoder_spec AS encoder_spec, $encoder_fingerprint AS encoder_fingerprint, $hook AS hook, "
         "$tokens AS tokens, $sae_spec AS sae_spec, $sae_fingerprint AS sae_fingerprint, "
         "$n_features AS n_features, $grid_rows AS grid_rows, $grid_columns AS grid_columns, "
+        "$framing AS framing, "
         "'extracting' AS state, 0 AS n_images, 0 AS n_activations, now() AT TIME ZONE 'UTC' AS created_at",
         {
             **common,
@@ -201,5 +205,6 @@ def _insert(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Tar
             "n_features": target.n_features,
             "grid_rows": rows,
             "grid_columns": columns,
+            "framing": None if framing is None else json.dumps(framing_of(framing)._asdict()),
         },
     )
