@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from glasshouse.warehouse.contracts import Encoder, PluginSet, SparseAutoencoder
 from glasshouse.warehouse.dropping import drop
 from glasshouse.warehouse.layout import Layout, find_warehouse
 from glasshouse.warehouse.reads import WarehouseReads
+from glasshouse.warehouse.results.records import Run
+from glasshouse.warehouse.results.store import forget
+from glasshouse.warehouse.search.memory import SearchMemory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,6 +59,11 @@ class Warehouse(WarehouseReads):
             current = check_version(connection, self.layout.catalogue)
         if not current:
             migrate(self.layout.catalogue)
+
+    @cached_property
+    def searching(self) -> SearchMemory:
+        """What searching keeps in memory: encoders, vectors of texts, matrices of vectors."""
+        return SearchMemory()
 
     @classmethod
     def create(cls, root: str | Path, plugins: PluginSet | None = None) -> Warehouse:
@@ -179,7 +188,7 @@ class Warehouse(WarehouseReads):
         from glasshouse.warehouse.extraction.targets import SpaceRequest
 
         if isinstance(encoder, str):
-            encoder = self._need_plugins("an encoder by its spec").load_encoder(encoder, device)
+            encoder = self.load_encoder(encoder, device)
         requests = [
             SpaceRequest(name, hook, tokens, self._load_sae(sae, encoder.device)) for name, hook, tokens, sae in spaces
         ]
@@ -193,6 +202,14 @@ class Warehouse(WarehouseReads):
             stop=stop,
             progress=progress,
         )
+
+    def load_encoder(self, spec: str, device: str = "cpu") -> Encoder:
+        """Load an encoder from its spec.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        return self._need_plugins("an encoder by its spec").load_encoder(spec, device)
 
     def _load_sae(self, sae: str | SparseAutoencoder, device: str) -> SparseAutoencoder:
         return self._need_plugins("an SAE by its spec").load_sae(sae, device) if isinstance(sae, str) else sae
@@ -268,6 +285,10 @@ class Warehouse(WarehouseReads):
         """
         plugins = self._need_plugins("analyze")
         return list(plugins.analyze(self, name, spaces, parameters, force=force))
+
+    def forget(self, runs: Sequence[Run]) -> None:
+        """Remove runs of analyses with their rows and vectors."""
+        forget(self.layout, runs)
 
     def require(self, kind: str, name: str) -> None:
         """Check that a space or an embedding of this name is recorded; `kind` is `space` or `embedding`.

@@ -1,0 +1,35 @@
+"""A small rendered world with both spaces and both embeddings, made once; each test works on a copy of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+N_IMAGES = 120
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from glasshouse.plugins.manager import Plugins
+    from glasshouse.plugins.starter.demo import build_demo
+
+    root = tmp_path_factory.mktemp("search") / "demo.glasshouse"
+    build_demo(root, N_IMAGES, 0, Plugins(external=False), lambda title: lambda done, total: None)
+    return root
+
+
+@pytest.fixture
+def demo(small_demo: Path, tmp_path: Path) -> Iterator[Any]:
+    """Return the warehouse of a copy."""
+    from glasshouse.plugins.manager import Plugins
+    from glasshouse.warehouse.warehouse import Warehouse
+
+    root = tmp_path / "demo.glasshouse"
+    shutil.copytree(small_demo, root)
+    opened = Warehouse(root, Plugins(external=False))
+    yield opened
+    opened.close()

@@ -1,0 +1,29 @@
+"""What searching keeps in memory for as long as a `Warehouse` lives: encoders, text vectors, matrices of vectors."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glasshouse.warehouse.contracts import Encoder
+    from glasshouse.warehouse.search.text_cache import TextCache
+
+
+@dataclass
+class SearchMemory:
+    """Filled on first use; nothing in it outlives what it was made from.
+
+    Attributes:
+        encoders: loaded ones by spec.
+        texts: caches of text vectors by the encoder's fingerprint.
+        matrices: unit vectors by what they are of and by its state.
+        records: the rows of `embeddings`, and the state of the catalogue when they were read.
+    """
+
+    encoders: dict[str, Encoder] = field(default_factory=dict)
+    texts: dict[str, TextCache] = field(default_factory=dict)
+    matrices: dict[Any, Any] = field(default_factory=dict)
+    records: tuple[Any, dict[str, Any]] | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
