@@ -15,7 +15,7 @@ from glasshouse.cli.options import open_warehouse, warehouse_option
 def drop(kind: str, name: str, yes: bool, warehouse: str | None) -> None:
     """Remove a space or an embedding.
 
-    Everything that was extracted for it goes; images stay.
+    Everything that was extracted for it goes, and the results of its analyses; images stay.
     """
     opened = open_warehouse(warehouse)
     opened.require(kind, name)

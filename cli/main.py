@@ -10,7 +10,21 @@ from pathlib import Path
 
 import click
 
-from glasshouse.cli import add, check, demo, drop, embed, extract, importing, init, plugins, sql, status
+from glasshouse.cli import (
+    add,
+    analyze,
+    check,
+    demo,
+    drop,
+    embed,
+    extract,
+    forget,
+    importing,
+    init,
+    plugins,
+    sql,
+    status,
+)
 from glasshouse.cli.options import PluginFiles, plugins_of
 from glasshouse.schema.errors import GlasshouseError
 
@@ -21,10 +35,12 @@ BUILTIN_COMMANDS: tuple[click.Command, ...] = (
     importing.import_group,
     extract.extract,
     embed.embed,
+    analyze.analyze,
     sql.sql,
     status.status,
     check.check,
     drop.drop,
+    forget.forget,
     plugins.plugins,
 )
 

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from glasshouse.cli.options import json_option, open_warehouse, warehouse_option
-from glasshouse.cli.printing import count, print_json, print_table
+from glasshouse.cli.printing import cell, count, print_json, print_table
 
 if TYPE_CHECKING:
     from glasshouse.warehouse.warehouse import Warehouse
 
 
 @click.command()
+@click.option("--runs", "with_old_runs", is_flag=True, help="List every run of an analysis, replaced ones too.")
 @json_option
 @warehouse_option
-def status(as_json: bool, warehouse: str | None) -> None:
-    """Say what the warehouse holds and what is under way."""
+def status(with_old_runs: bool, as_json: bool, warehouse: str | None) -> None:
+    """Say what the warehouse holds, what is under way, and which results are stale.
+
+    A result is stale when something that it was computed from has changed since, e.g. by new images.
+    """
     opened = open_warehouse(warehouse)
     if as_json:
         from glasshouse.warehouse.summary import summarise
 
         print_json(asdict(summarise(opened.layout)))
     else:
-        print_summary(opened)
+        print_summary(opened, with_old_runs=with_old_runs)
 
 
-def print_summary(warehouse: Warehouse) -> None:
+def print_summary(warehouse: Warehouse, *, with_old_runs: bool = False) -> None:
     """Print what a warehouse holds."""
     from glasshouse.warehouse.summary import summarise
 
@@ -54,3 +58,33 @@ def print_summary(warehouse: Warehouse) -> None:
             [(e.name, e.encoder, e.width, e.n_images, e.state) for e in summary.embeddings],
             numeric=("width", "images"),
         )
+    runs = [run for run in summary.runs if with_old_runs or run.state != "replaced"]
+    if runs:
+        click.echo()
+        print_table(
+            ("run", "analysis", "space", "rows", "computed (UTC)", "state", "parameters"),
+            [
+                (
+                    r.run_id,
+                    r.analyzer,
+                    r.space,
+                    r.n_rows,
+                    f"{r.started_at:%Y-%m-%d %H:%M}",
+                    r.state,
+                    _words(r.parameters),
+                )
+                for r in runs
+            ],
+            numeric=("run", "rows"),
+        )
+    stale = sorted({run.analyzer for run in runs if run.state == "stale"})
+    if stale:
+        click.echo(
+            f"\nStale, since what they read has changed: {', '.join(stale)}. `glasshouse analyze NAME` renews one."
+        )
+
+
+def _words(parameters: dict[str, Any]) -> str:
+    """Return parameters as the command line would take them, those without a value left out."""
+    shown = {name: value for name, value in parameters.items() if value not in (None, "", [])}
+    return " ".join(f"{name}={cell(value)}" for name, value in shown.items())

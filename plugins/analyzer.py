@@ -74,6 +74,17 @@ class Analyzer(Generic[ParametersT]):
         """
         return parameters
 
+    def preview(self, view: AnalysisView, parameters: ParametersT) -> str:
+        """Say what a run would do, for `--dry-run`: e.g. the prompt that would be sent and how often.
+
+        Must not compute anything costly, call a service or write.
+
+        Args:
+            view: as for `run`.
+            parameters: as `resolve` returned them.
+        """
+        return f"Would run on the space '{view.space}', on this machine only, with {parameters.model_dump_json()}."
+
     def run(self, view: AnalysisView, parameters: ParametersT) -> Rows:
         """Compute the table of one space.
 

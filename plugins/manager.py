@@ -10,6 +10,8 @@ import importlib
 import importlib.util
 import os
 import re
+import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from importlib import metadata
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from glasshouse.plugins.analyzer import Analyzer
-    from glasshouse.plugins.runner import AnalysisReport
+    from glasshouse.plugins.runner import AnalysisReport, Runner
     from glasshouse.warehouse.warehouse import Progress, Warehouse
 
 ENTRY_POINT_GROUP = "glasshouse"
@@ -148,6 +150,15 @@ class Plugins:
         """Every source; those of later plugins first, so that a stranger's can take over a file type."""
         return [source for _, source, _ in self.sources][::-1]
 
+    def runner(
+        self, warehouse: Warehouse, step: Callable[[str], Progress] = lambda title: lambda done, total: None
+    ) -> Runner:
+        """Return what runs analyses on a warehouse; `step` as in `Runner`."""
+        # Late: pydantic and pyarrow take a third of a second, for which commands that analyse nothing should not wait.
+        from glasshouse.plugins.runner import Runner
+
+        return Runner(warehouse, self.analyzers, step)
+
     def analyze(
         self,
         warehouse: Warehouse,
@@ -159,11 +170,10 @@ class Plugins:
         step: Callable[[str], Progress] = lambda title: lambda done, total: None,
     ) -> list[AnalysisReport]:
         """Run an analysis, and what it requires, on the named spaces or on all finished ones."""
-        # Late: pydantic and pyarrow take a third of a second, which commands that analyse nothing should not wait.
-        from glasshouse.plugins.runner import Runner, chosen_spaces
+        from glasshouse.plugins.runner import chosen_spaces  # late, as in `runner`
 
-        runner = Runner(warehouse, self.analyzers, step)
-        reports = []
+        runner = self.runner(warehouse, step)
+        reports: list[AnalysisReport] = []
         for space in chosen_spaces(warehouse, spaces):
             reports += runner.run(name, space, parameters, force=force)
         return reports
@@ -287,12 +297,17 @@ def _load_file(file: Path) -> ModuleType:
     """Import one .py file as a plugin."""
     if not file.is_file():
         raise PluginError(f"There is no plugin file {file}.")
-    spec = importlib.util.spec_from_file_location(f"glasshouse_plugin_{file.stem}", file)
+    # The path's hash keeps two files of one name apart.
+    name = f"glasshouse_plugin_{file.stem}_{zlib.crc32(str(file.resolve()).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise PluginError(f"{file} is no Python file; --plugin takes a .py file.")
     module = importlib.util.module_from_spec(spec)
+    # As an import would: pydantic and dataclasses look up the names in annotations there.
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise PluginError(f"The plugin {file} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

@@ -53,7 +53,7 @@ class Runner:
 
     def run(
         self, name: str, space: str, given: Mapping[str, Any] | None = None, *, force: bool = False
-    ) -> list[AnalysisReport]:
+    ) -> Iterator[AnalysisReport]:
         """Run one analysis on one space, and before it those whose results it reads and that are missing or stale.
 
         Args:
@@ -62,7 +62,7 @@ class Runner:
             given: parameters by name; the others have their defaults.
             force: compute it although an identical result is there.
 
-        Returns:
+        Yields:
             A report for each that was needed, in the order of running; the one asked for comes last.
 
         Raises:
@@ -71,26 +71,43 @@ class Runner:
         """
         analyzer = self.analyzers.get(name, "`glasshouse analyze --help` lists them.")
         parameters = parse_parameters(name, analyzer.parameters, given or {})
-        reports: list[AnalysisReport] = []
         for required in self._order(name)[:-1]:
-            reports += self._ensure(required, space)
-        return [*reports, self._run_one(name, space, parameters, force=force)]
+            yield from self._ensure(required, space)
+        yield self._run_one(name, space, parameters, force=force)
 
-    def run_all(self, space: str, *, force: bool = False) -> list[AnalysisReport]:
-        """Run everything that is possible on a space with default parameters, requirements first."""
+    def preview(self, name: str, space: str, given: Mapping[str, Any] | None = None) -> str:
+        """Say what a run would do, without doing it.
+
+        Raises:
+            UsageError: as `run`.
+        """
+        analyzer = self.analyzers.get(name, "`glasshouse analyze --help` lists them.")
+        view = AnalysisView(self.warehouse, space)
+        with self._blamed(name):
+            parameters = analyzer.resolve(view, parse_parameters(name, analyzer.parameters, given or {}))
+            return str(analyzer.preview(view, parameters))
+
+    def run_all(self, space: str, *, force: bool = False) -> Iterator[AnalysisReport]:
+        """Run everything that is possible on a space with default parameters, requirements first.
+
+        Yields a report as each is done; one that was left out says why.
+        """
         reports: dict[str, AnalysisReport] = {}
         for name in self._order(*(name for name, _, _ in self.analyzers)):
             lacking = [r for r in self.analyzers.get(name).requires if reports[r].run is None]
             if lacking:
                 why = f"it needs the result of '{lacking[0]}', which was left out"
                 reports[name] = AnalysisReport(name, space, None, left_out=why)
-                continue
-            try:
-                parameters = parse_parameters(name, self.analyzers.get(name).parameters, {})
-                reports[name] = self._run_one(name, space, parameters, force=force)
-            except UsageError as error:
-                reports[name] = AnalysisReport(name, space, None, left_out=str(error))
-        return list(reports.values())
+            else:
+                reports[name] = self._try_one(name, space, force=force)
+            yield reports[name]
+
+    def _try_one(self, name: str, space: str, *, force: bool) -> AnalysisReport:
+        try:
+            parameters = parse_parameters(name, self.analyzers.get(name).parameters, {})
+            return self._run_one(name, space, parameters, force=force)
+        except UsageError as error:
+            return AnalysisReport(name, space, None, left_out=str(error))
 
     def _order(self, *names: str) -> list[str]:
         """Return the names with everything that they require, each after what it requires."""
@@ -139,7 +156,8 @@ class Runner:
         started, clock = datetime.now(UTC).replace(tzinfo=None), time.monotonic()
         with self._blamed(name):
             rows = analyzer.run(view, parameters)
-            table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches(list(rows), analyzer.schema)
+            batches = [rows] if isinstance(rows, pa.Table) else [pa.table(batch) for batch in rows]
+            table = pa.concat_tables(batches) if batches else analyzer.schema.empty_table()
             table = conforming(name, analyzer, table, view.n_features)
         return Outcome(
             table, view.inputs(), started, time.monotonic() - clock, getattr(parameters, "seed", None), view.notes
@@ -160,7 +178,7 @@ class _Blame:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (GlasshouseError, OSError, MemoryError)):
+        if isinstance(error, Exception) and not isinstance(error, GlasshouseError):
             words = " ".join(str(error).split())[:300]
             raise PluginError(
                 f"The analyzer '{self.analyzer}' of the plugin '{self.plugin}' failed: {type(error).__name__}: "

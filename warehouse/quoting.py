@@ -15,6 +15,11 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def result_table(analyzer: str) -> str:
+    """Quote the name of an analyzer's table in the catalogue."""
+    return f"results.{identifier(analyzer)}"
+
+
 def literal(text: str | Path) -> str:
     """Quote a SQL string literal, for the places where DuckDB takes no bound value (ATTACH, views)."""
     return "'" + str(text).replace("'", "''") + "'"

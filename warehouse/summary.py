@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.extraction.shards import covered, read_record
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier
+from glasshouse.warehouse.results.records import Run
+from glasshouse.warehouse.results.store import all_runs
 
 COUNTED_TABLES = ("images", "failures", "rejected_rows", "ratings", "captions", "image_labels", "annotations")
 
@@ -42,12 +45,27 @@ class EmbeddingSummary:
 
 
 @dataclass(frozen=True)
+class RunSummary:
+    """One run of an analysis; `state` is `current`, `stale` (what it read has changed since) or `replaced`."""
+
+    run_id: int
+    analyzer: str
+    space: str
+    parameters: dict[str, Any]
+    n_rows: int
+    started_at: datetime
+    duration_s: float
+    state: str
+
+
+@dataclass(frozen=True)
 class Summary:
-    """Rows of the catalogue's tables by name, spaces, embeddings, size on disk (10⁶ bytes)."""
+    """Rows of the catalogue's tables by name, spaces, embeddings, runs, size on disk (10⁶ bytes)."""
 
     tables: dict[str, int]
     spaces: list[SpaceSummary]
     embeddings: list[EmbeddingSummary]
+    runs: list[RunSummary]
     size_mb: float
 
 
@@ -71,6 +89,7 @@ def summarise(layout: Layout) -> Summary:
         tables=tables,
         spaces=[_space(layout, row, n_images) for row in spaces],
         embeddings=[_embedding(layout, row, n_images) for row in embeddings],
+        runs=[_run(run) for run in all_runs(Catalogue(layout.root))],
         size_mb=_size(layout.root) / 1e6,
     )
 
@@ -90,6 +109,13 @@ def _embedding(layout: Layout, row: Sequence[Any], n_images: int) -> EmbeddingSu
         layout, "embedding", embedding.name, embedding.state, embedding.n_images, n_images, imported=imported
     )
     return replace(embedding, state=state)
+
+
+def _run(run: Run) -> RunSummary:
+    state = "replaced" if not run.is_latest else "stale" if run.is_stale else "current"
+    return RunSummary(
+        run.run_id, run.analyzer, run.space, run.parameters, run.n_rows, run.started_at, run.duration_s, state
+    )
 
 
 def _state(layout: Layout, kind: str, name: str, state: str, n_covered: int, n_images: int, *, imported: bool) -> str:

@@ -60,8 +60,8 @@ def test_no_value_is_written_into_sql_text() -> None:
 
 
 # Expressions that are SQL text already, each built from quoted parts in the same function or the one it names.
-QUOTED_CALLS = {"identifier", "literal", "_alias", "_empty"}
-QUOTED_NAMES = {"own_name", "listing", "keep"}
+QUOTED_CALLS = {"identifier", "literal", "result_table", "_alias", "_empty"}
+QUOTED_NAMES = {"own_name", "listing", "keep", "type_text"}  # type_text: as DuckDB itself describes a column
 
 
 def _is_quoted(value: ast.expr) -> bool:

@@ -10,6 +10,7 @@ from glasshouse.warehouse.checking.embeddings import embedding_problems
 from glasshouse.warehouse.checking.images import image_problems
 from glasshouse.warehouse.checking.leftovers import leftover_problems
 from glasshouse.warehouse.checking.problems import Problem
+from glasshouse.warehouse.checking.results import result_problems
 from glasshouse.warehouse.checking.spaces import space_problems
 from glasshouse.warehouse.layout import Layout
 
@@ -45,6 +46,7 @@ def check(layout: Layout, *, repair: bool = False, hashes: bool = False) -> Chec
 def _store_problems(layout: Layout, *, hashes: bool) -> Iterator[Problem]:
     yield from space_problems(layout, hashes=hashes)
     yield from embedding_problems(layout, hashes=hashes)
+    yield from result_problems(layout, hashes=hashes)
     yield from leftover_problems(layout)
     yield from image_problems(layout, hashes=hashes)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.frames import frame_of
-from glasshouse.warehouse.quoting import identifier
+from glasshouse.warehouse.quoting import result_table
 from glasshouse.warehouse.results.records import Run, as_json
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ def rows_of_run(catalogue: Catalogue, run: Run) -> pl.DataFrame:
         if not flags[0][0]:
             return frame_of(
                 connection.sql(
-                    f"SELECT * EXCLUDE (run_id, space) FROM results.{identifier(run.analyzer)} WHERE run_id = $run",
+                    f"SELECT * EXCLUDE (run_id, space) FROM {result_table(run.analyzer)} WHERE run_id = $run",
                     params={"run": run.run_id},
                 )
             )
         return frame_of(
             connection.sql(
-                f"SELECT * EXCLUDE (run_id, space) FROM results.{identifier(run.analyzer)} WHERE run_id IN "
+                f"SELECT * EXCLUDE (run_id, space) FROM {result_table(run.analyzer)} WHERE run_id IN "
                 "(SELECT run_id FROM runs WHERE analyzer = $analyzer AND space = $space AND facets = $facets "
                 "AND run_id <= $run) QUALIFY run_id = max(run_id) OVER (PARTITION BY feature_id)",
                 params={

@@ -17,7 +17,7 @@ from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse import surface
 from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.layout import Layout
-from glasshouse.warehouse.quoting import identifier
+from glasshouse.warehouse.quoting import identifier, result_table
 from glasshouse.warehouse.results.records import Input, Request, ResultTable, Run, as_json
 from glasshouse.warehouse.results.vectors import VECTOR_COLUMN, drop_vectors, write_vectors
 
@@ -87,7 +87,7 @@ def commit_run(layout: Layout, request: Request, table: ResultTable, outcome: Ou
             _prepare_table(connection, table)
             run_id = _record(connection, request, outcome, vectors)
             connection.execute(
-                f"INSERT INTO results.{identifier(table.analyzer)} SELECT $run_id, $space, * FROM incoming",
+                f"INSERT INTO {result_table(table.analyzer)} SELECT $run_id, $space, * FROM incoming",
                 {"run_id": run_id, "space": request.space},
             )
     except BaseException:
@@ -100,20 +100,19 @@ def commit_run(layout: Layout, request: Request, table: ResultTable, outcome: Ou
 
 def _prepare_table(connection: duckdb.DuckDBPyConnection, table: ResultTable) -> None:
     """Create the analyzer's table, or see that it is still the same; new columns are added to it."""
-    name = f"results.{identifier(table.analyzer)}"
     connection.execute(
-        f"CREATE TABLE IF NOT EXISTS {name} AS "
+        f"CREATE TABLE IF NOT EXISTS {result_table(table.analyzer)} AS "
         "SELECT 0::INTEGER AS run_id, ''::VARCHAR AS space, * FROM incoming WHERE false"
     )
     wanted = _columns(connection, "incoming")
-    present = _columns(connection, name)[2:]
-    for column, kind in wanted[len(present) :] if wanted[: len(present)] == present else ():
-        connection.execute(f"ALTER TABLE {name} ADD COLUMN {identifier(column)} {kind}")
+    present = _columns(connection, result_table(table.analyzer))[2:]
     if wanted[: len(present)] != present:
         raise PluginError(
             f"The analyzer '{table.analyzer}' now fills other columns ({_words(wanted)}) than its table has "
             f"({_words(present)}). Its old results are in the way: `glasshouse forget {table.analyzer}`."
         )
+    for column, type_text in wanted[len(present) :]:
+        connection.execute(f"ALTER TABLE {result_table(table.analyzer)} ADD COLUMN {identifier(column)} {type_text}")
     connection.execute(
         "INSERT OR REPLACE INTO result_tables VALUES ($analyzer, $columns, $in_features, $strongest, $incremental)",
         {
@@ -127,7 +126,7 @@ def _prepare_table(connection: duckdb.DuckDBPyConnection, table: ResultTable) ->
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, str]]:
-    """Name and SQL type of each column of `table`, which is quoted already."""
+    """Name and SQL type of each column of a table, whose name is quoted already."""
     listing = f"DESCRIBE {table}"
     return [(str(row[0]), str(row[1])) for row in connection.execute(listing).fetchall()]
 
@@ -168,13 +167,12 @@ def forget(layout: Layout, runs: Sequence[Run]) -> None:
         return
     with Catalogue(layout.root).writing() as connection:
         for run in runs:
-            name = f"results.{identifier(run.analyzer)}"
-            connection.execute(f"DELETE FROM {name} WHERE run_id = $run", {"run": run.run_id})
+            connection.execute(f"DELETE FROM {result_table(run.analyzer)} WHERE run_id = $run", {"run": run.run_id})
             connection.execute("DELETE FROM run_inputs WHERE run_id = $run", {"run": run.run_id})
             connection.execute("DELETE FROM runs WHERE run_id = $run", {"run": run.run_id})
         left = {str(row[0]) for row in connection.execute("SELECT DISTINCT analyzer FROM runs").fetchall()}
         for analyzer in {run.analyzer for run in runs} - left:
-            connection.execute(f"DROP TABLE results.{identifier(analyzer)}")
+            connection.execute(f"DROP TABLE {result_table(analyzer)}")
             connection.execute("DELETE FROM result_tables WHERE analyzer = $name", {"name": analyzer})
     for run in runs:
         if run.vectors is not None:

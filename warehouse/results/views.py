@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from glasshouse.warehouse.quoting import identifier
+from glasshouse.warehouse.quoting import identifier, result_table
 
 
 class ResultView(NamedTuple):
@@ -56,7 +56,7 @@ def view_text(view: ResultView, prefix: str) -> str:
 
 def _rows(view: ResultView, runs: Sequence[int], prefix: str, *, by_facets: bool) -> str:
     """Return the rows that count, as a parenthesised SELECT."""
-    table = f"{prefix}results.{identifier(view.analyzer)}"
+    table = f"{prefix}{result_table(view.analyzer)}"
     chosen = f"SELECT * FROM {table} WHERE run_id IN ({', '.join(map(str, runs)) or 'NULL'})"
     if not view.is_incremental:
         return f"({chosen}) AS rows"
