@@ -13,15 +13,17 @@ from typing import Any
 import click
 import pytest
 
+from glasshouse.cli.analyze import AnalyzeGroup
 from glasshouse.cli.main import cli
 from glasshouse.plugins import hookspecs
+from glasshouse.plugins.manager import Plugins
 
 ROOT = Path(__file__).parents[2]
 
 
 def commands(group: click.Group, prefix: str = "glasshouse") -> Iterator[tuple[str, click.Command]]:
     for name, command in group.commands.items():
-        if isinstance(command, click.Group):
+        if isinstance(command, click.Group) and not isinstance(command, AnalyzeGroup):
             yield from commands(command, f"{prefix} {name}")
         else:
             yield f"{prefix} {name}", command
@@ -41,6 +43,18 @@ def test_every_command_and_option_is_documented_and_no_other() -> None:
         rows = re.findall(r"^\| (.+?) \|", documented[name], flags=re.MULTILINE)
         named = {option for row in rows for option in re.findall(r"`(--?[a-z-]+)`", row)}
         assert named == options, name
+
+
+def test_every_analysis_and_parameter_is_documented_and_no_other() -> None:
+    """docs/analyses.md has a section for each built-in analyzer, with its parameters in a table."""
+    documented = sections("docs/analyses.md")
+    real = {name: analyzer for name, analyzer, _ in Plugins(external=False).analyzers}
+    assert sorted(name for name in documented if name == name.lower()) == sorted(real)
+    for name, analyzer in real.items():
+        named = set(re.findall(r"^\| `--(?:no-)?([a-z-]+)`", documented[name], flags=re.MULTILINE))
+        assert named == {field.replace("_", "-") for field in analyzer.parameters.model_fields}, name
+        assert analyzer.summary and (type(analyzer).__doc__ or "").strip(), name
+        assert all(field.description for field in analyzer.parameters.model_fields.values()), name
 
 
 def test_every_option_has_a_help_text() -> None:
