@@ -141,12 +141,16 @@ def _run_and_report(run: Callable[[Callable[[str], Progress]], Iterable[Analysis
                 click.echo(_line(report))
     if as_json:
         print_json([_as_data(report) for report in reports])
+    if any(report.failure for report in reports):
+        raise click.exceptions.Exit(1)
     if reports and all(report.run is None for report in reports):
         raise UsageError("Nothing could be analysed.")
 
 
 def _line(report: AnalysisReport) -> str:
     start = f"{report.space}: {report.analyzer}: "
+    if report.failure:
+        return f"{start}failed: {report.failure}"
     if report.run is None:
         return f"{start}left out: {report.left_out}"
     if not report.is_new:

@@ -22,6 +22,7 @@ from glasshouse.cli import (
     importing,
     init,
     plugins,
+    show,
     sql,
     status,
 )
@@ -37,6 +38,7 @@ BUILTIN_COMMANDS: tuple[click.Command, ...] = (
     embed.embed,
     analyze.analyze,
     sql.sql,
+    show.show,
     status.status,
     check.check,
     drop.drop,

@@ -12,7 +12,10 @@ from glasshouse.cli.printing import print_json, print_table
 @json_option
 @click.pass_context
 def plugins(ctx: click.Context, as_json: bool) -> None:
-    """List what plugins bring: encoders, SAE formats, presets, sources, analyzers and labelers."""
+    """List what plugins bring, with their versions.
+
+    Encoders, SAE formats, presets, sources, analyzers and labelers.
+    """
     listed = plugins_of(ctx).listing()
     if as_json:
         print_json([entry._asdict() for entry in listed])

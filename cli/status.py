@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @json_option
 @warehouse_option
 def status(with_old_runs: bool, as_json: bool, warehouse: str | None) -> None:
-    """Say what the warehouse holds, what is under way, and which results are stale.
+    """Say what the warehouse holds, what is under way and what is stale.
 
     A result is stale when something that it was computed from has changed since, e.g. by new images.
     """

@@ -26,7 +26,6 @@ from glasshouse.plugins.contracts import EncoderLoader, LabelerLoader, Preset, R
 from glasshouse.schema.errors import GlasshouseError, PluginError, UsageError
 from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder
 from glasshouse.warehouse.intake.records import Source
-from glasshouse.warehouse.surface import CATALOGUE_TABLES, SPACE_VIEWS
 
 if TYPE_CHECKING:
     import click
@@ -283,6 +282,8 @@ def _check_analyzer_name(name: str, plugin: str) -> None:
     Raises:
         PluginError: it cannot.
     """
+    from glasshouse.warehouse.surface import CATALOGUE_TABLES, SPACE_VIEWS  # late: `--help` should not wait for DuckDB
+
     taken = {*CATALOGUE_TABLES, *SPACE_VIEWS, "run_inputs", "result_tables", "revisions", "schema_migrations"}
     if not _ANALYZER_NAME.fullmatch(name) or name in taken:
         why = "that table exists" if name in taken else "use lower-case letters, digits and '_'"

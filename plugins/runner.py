@@ -14,7 +14,7 @@ import pydantic
 from glasshouse.plugins.analyzer import Analyzer, Parameters
 from glasshouse.plugins.contracts import Registry
 from glasshouse.plugins.view import AnalysisView
-from glasshouse.schema.errors import GlasshouseError, PluginError, UsageError
+from glasshouse.schema.errors import GlasshouseError, ModelError, PluginError, UsageError
 from glasshouse.warehouse.extraction.locks import exclusive
 from glasshouse.warehouse.results.records import Request, ResultTable, Run
 from glasshouse.warehouse.results.store import Outcome, all_runs, commit_run, identical_run, latest_run
@@ -28,13 +28,14 @@ Analyzers = Registry[Analyzer[Any]]
 
 @dataclass(frozen=True)
 class AnalysisReport:
-    """What came of one request: the run, whether it was there already, or why it was left out."""
+    """What came of one request: the run and whether it is new, why it was left out, or how it failed."""
 
     analyzer: str
     space: str
     run: Run | None
     is_new: bool = False
     left_out: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ class Runner:
     def run_all(self, space: str, *, force: bool = False) -> Iterator[AnalysisReport]:
         """Run everything that is possible on a space with default parameters, requirements first.
 
-        Yields a report as each is done; one that was left out says why.
+        Yields a report as each is done. One that was left out says why; a failure of one does not keep the others.
         """
         reports: dict[str, AnalysisReport] = {}
         for name in self._order(*(name for name, _, _ in self.analyzers)):
             lacking = [r for r in self.analyzers.get(name).requires if reports[r].run is None]
             if lacking:
-                why = f"it needs the result of '{lacking[0]}', which was left out"
+                why = f"it needs the result of '{lacking[0]}', which is not there"
                 reports[name] = AnalysisReport(name, space, None, left_out=why)
             else:
                 reports[name] = self._try_one(name, space, force=force)
@@ -108,6 +109,8 @@ class Runner:
             return self._run_one(name, space, parameters, force=force)
         except UsageError as error:
             return AnalysisReport(name, space, None, left_out=str(error))
+        except (PluginError, ModelError) as error:
+            return AnalysisReport(name, space, None, failure=str(error))
 
     def _order(self, *names: str) -> list[str]:
         """Return the names with everything that they require, each after what it requires."""

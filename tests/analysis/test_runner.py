@@ -143,13 +143,13 @@ def test_a_failing_analyzer_is_named_and_leaves_nothing(analysed: Any, how: str,
 
 
 def test_wrong_requests_say_what_there_is(analysed: Any) -> None:
-    with pytest.raises(UsageError, match="no analyzer 'cuont'. Did you mean 'count'"):
+    with pytest.raises(UsageError, match=r"no analyzer 'cuont'. Did you mean 'count'"):
         analysed.analyze("cuont", "x")
     with pytest.raises(UsageError, match="no space 'y'"):
         analysed.analyze("count", "y")
-    with pytest.raises(UsageError, match="--least: .*greater than or equal to 0"):
+    with pytest.raises(UsageError, match=r"--least: .*greater than or equal to 0"):
         analysed.analyze("count", "x", least=-1)
-    with pytest.raises(UsageError, match="has no parameter 'leats'. It has: least"):
+    with pytest.raises(UsageError, match=r"has no parameter 'leats'. It has: least"):
         analysed.analyze("count", "x", leats=1)
     with pytest.raises(UsageError, match="glasshouse add"):
         analysed.analyze("bad", "x", how="impossible")
@@ -170,7 +170,7 @@ def test_a_changed_table_is_refused_until_forgotten(analysed: Any, plugins: Any)
         (report,) = analysed.analyze("count", "x")
         assert report.is_new and report.run.version == "2"
         assert analysed.sql("SELECT DISTINCT more FROM count").rows() == [(1.5,)]
-    with pytest.raises(PluginError, match="now fills other columns.*glasshouse forget count"):
+    with pytest.raises(PluginError, match=r"now fills other columns.*glasshouse forget count"):
         analysed.analyze("count", "x")
     assert len(analysed.runs()) == 2
     analysed.forget(analysed.runs())
