@@ -14,3 +14,6 @@ if TYPE_CHECKING:
 @hookimpl
 def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     """Register every built-in analysis, in the order of their use."""
+    from glasshouse.plugins.analyzers.concepts import Concepts
+
+    register("concepts", Concepts())

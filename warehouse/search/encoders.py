@@ -48,7 +48,7 @@ def embedding_record(warehouse: Warehouse, name: str) -> EmbeddingRecord:
     return records[name]
 
 
-def encoder_of(warehouse: Warehouse, record: EmbeddingRecord) -> Encoder:
+def encoder_of(warehouse: Warehouse, record: EmbeddingRecord, device: str = "cpu") -> Encoder:
     """Load the encoder that made an embedding; it is kept for the next text or picture.
 
     Raises:
@@ -62,9 +62,10 @@ def encoder_of(warehouse: Warehouse, record: EmbeddingRecord) -> Encoder:
         )
     memory = warehouse.searching
     with memory.lock:
-        if record.encoder_spec not in memory.encoders:
-            memory.encoders[record.encoder_spec] = warehouse.load_encoder(record.encoder_spec)
-        encoder = memory.encoders[record.encoder_spec]
+        key = (record.encoder_spec, device)
+        if key not in memory.encoders:
+            memory.encoders[key] = warehouse.load_encoder(record.encoder_spec, device)
+        encoder = memory.encoders[key]
     if encoder.fingerprint != record.encoder_fingerprint:
         raise ModelError(
             f"{record.encoder_spec} has other weights than when the embedding '{record.name}' was made, so the two "

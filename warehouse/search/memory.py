@@ -16,13 +16,13 @@ class SearchMemory:
     """Filled on first use; nothing in it outlives what it was made from.
 
     Attributes:
-        encoders: loaded ones by spec.
+        encoders: loaded ones by spec and device.
         texts: caches of text vectors by the encoder's fingerprint.
         matrices: unit vectors by what they are of and by its state.
         records: the rows of `embeddings`, and the state of the catalogue when they were read.
     """
 
-    encoders: dict[str, Encoder] = field(default_factory=dict)
+    encoders: dict[tuple[str, str], Encoder] = field(default_factory=dict)
     texts: dict[str, TextCache] = field(default_factory=dict)
     matrices: dict[Any, Any] = field(default_factory=dict)
     records: tuple[Any, dict[str, Any]] | None = None
