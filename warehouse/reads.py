@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import scipy.sparse
     from PIL import Image
 
+    from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard
+
 
 class ImageMask(NamedTuple):
     """One annotated object: its id in the source, category, whether it is a crowd, mask as bool [height, width]."""
@@ -217,6 +219,28 @@ class WarehouseReads:
     def sparse_matrix(self, space: str) -> scipy.sparse.csr_array:
         """Return a space as a float32 CSR array [images, features]: row i is image_id i, zero rows included."""
         return self.space(space).sparse_matrix(self.images().height)
+
+    # -- to look at --------------------------------------------------------------------------------------------
+
+    def feature(self, space: str, feature: int, k: int = 12) -> FeatureCard:
+        """Return what is known of a feature, with its k strongest images; displays itself in a notebook.
+
+        Raises:
+            UsageError: no such space or feature.
+        """
+        from glasshouse.warehouse.showing.gather import feature_card
+
+        return feature_card(self, space, feature, k)
+
+    def image(self, image: int | str | Path, k: int = 10) -> ImageCard:
+        """Return what is known of an image, with its k strongest features in each space; displays itself in a notebook.
+
+        Raises:
+            UsageError: no such image.
+        """
+        from glasshouse.warehouse.showing.gather import image_card
+
+        return image_card(self, self.image_id(image), k)
 
     # -- results -----------------------------------------------------------------------------------------------
 

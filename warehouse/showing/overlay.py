@@ -17,8 +17,8 @@ _HEAT_COLOURS = (
 )  # fmt: skip
 """Indigo to pale yellow, cold to hot: lightness in OKLab rises in equal steps, so that more is always brighter."""
 
-_OPACITY = 0.85
-"""Of the hottest places; of colder ones in proportion to the square root of their heat."""
+_OPACITY = 0.75
+"""Of the hottest places, so that what is there can still be made out; of colder ones times heat to the power .75."""
 
 _DIMMED = 0.35
 """Brightness that is left where the encoder does not see the picture."""
@@ -44,7 +44,7 @@ def heat_overlay(
     """
     heat_hw, seen_hw = heat_of(map_hw, framing, picture.size, maximum=maximum, original_size=original_size)
     pixels_hwc = np.asarray(picture.convert("RGB"), dtype=np.float32)
-    alpha_hw1 = (_OPACITY * np.sqrt(heat_hw))[..., None]
+    alpha_hw1 = (_OPACITY * heat_hw**0.75)[..., None]
     out_hwc = pixels_hwc * (1 - alpha_hw1) + heat_colours(heat_hw) * alpha_hw1
     out_hwc[~seen_hw] = pixels_hwc[~seen_hw] * np.float32(_DIMMED)
     return Image.fromarray(np.round(out_hwc).astype(np.uint8))

@@ -1,0 +1,86 @@
+"""`glasshouse show`: one feature or one image, as text, as JSON, or as a contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from glasshouse.cli.options import json_option, open_warehouse, warehouse_option
+from glasshouse.cli.printing import print_json
+from glasshouse.schema.errors import UsageError
+
+if TYPE_CHECKING:
+    from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard
+
+png_option = click.option("--png", type=click.Path(path_type=Path), help="Write a contact sheet to this PNG file.")
+
+
+@click.group()
+def show() -> None:
+    """Look at one feature or one image."""
+
+
+@show.command()
+@click.argument("feature", metavar="SPACE:ID")
+@click.option("-k", "k", type=click.IntRange(1), default=10, show_default=True, help="How many images.")
+@png_option
+@json_option
+@warehouse_option
+def feature(feature: str, k: int, png: Path | None, as_json: bool, warehouse: str | None) -> None:
+    """Show a feature: activity, scores, tier, labels, correlations, its strongest images, similar features.
+
+    Example: glasshouse show feature patches:12 --png sheet.png
+    """
+    space, number = feature_name(feature)
+    card = open_warehouse(warehouse).feature(space, number, k)
+    _give(card, png, as_json)
+
+
+@show.command()
+@click.argument("image", metavar="ID_OR_PATH")
+@click.option("-k", "k", type=click.IntRange(1), default=10, show_default=True, help="How many features of each space.")
+@png_option
+@json_option
+@warehouse_option
+def image(image: str, k: int, png: Path | None, as_json: bool, warehouse: str | None) -> None:
+    """Show an image: captions, ratings, labels, and its strongest features.
+
+    The image is named by its image_id, path, the end of its path, or SHA-256.
+    """
+    opened = open_warehouse(warehouse)
+    card = opened.image(int(image) if image.isascii() and image.isdigit() else image, k)
+    _give(card, png, as_json)
+
+
+def feature_name(text: str) -> tuple[str, int]:
+    """Read SPACE:ID.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    space, colon, number = text.rpartition(":")
+    if not colon or not space or not (number.isascii() and number.isdigit()):
+        raise UsageError(f"'{text}' names no feature. Write it as SPACE:ID, e.g. cls:69.")
+    return space, int(number)
+
+
+def _give(card: FeatureCard | ImageCard, png: Path | None, as_json: bool) -> None:
+    if png is not None:
+        _write_sheet(card, png)
+    if as_json:
+        print_json(card.as_dict())
+    else:
+        click.echo(str(card))
+
+
+def _write_sheet(card: FeatureCard | ImageCard, png: Path) -> None:
+    from glasshouse.warehouse.showing.cards import FeatureCard
+    from glasshouse.warehouse.showing.sheet import feature_sheet, image_sheet
+
+    if png.suffix.lower() != ".png":
+        raise UsageError(f"--png writes PNG files, and {png} ends otherwise. Call it {png.with_suffix('.png')}.")
+    sheet = feature_sheet(card) if isinstance(card, FeatureCard) else image_sheet(card)
+    sheet.save(png, "PNG")
+    click.echo(f"Wrote {png}.", err=True)
