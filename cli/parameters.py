@@ -1,29 +1,21 @@
-"""An analyzer's parameters as options: what pydantic says of a field becomes what click shows of it."""
+"""An analyzer's parameters as options of its command."""
 
 from __future__ import annotations
 
-import types
-import typing
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from glasshouse.schema.errors import PluginError
-
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
     from glasshouse.plugins.analyzer import Parameters
+    from glasshouse.plugins.parameters import ParameterKind
 
 
 def options_of(name: str, model: type[Parameters]) -> list[click.Option]:
-    """Return an option for each parameter of an analyzer.
+    """Return an option for each parameter of an analyzer."""
+    from glasshouse.plugins.parameters import kinds_of
 
-    Raises:
-        PluginError: a field has a type that no option can have, or no default.
-    """
-    return [_option(name, field, info) for field, info in model.model_fields.items()]
+    return [_option(kind) for kind in kinds_of(name, model)]
 
 
 def given_values(ctx: click.Context, model: type[Parameters]) -> dict[str, Any]:
@@ -35,53 +27,27 @@ def given_values(ctx: click.Context, model: type[Parameters]) -> dict[str, Any]:
     }
 
 
-def _option(analyzer: str, field: str, info: FieldInfo) -> click.Option:
-    if info.is_required():
-        raise PluginError(f"The analyzer '{analyzer}' has a parameter '{field}' without a default; give it one.")
-    kind, is_repeated = _click_type(analyzer, field, info.annotation)
-    words = info.description or ""
-    flag = "--" + field.replace("_", "-")
-    default = info.get_default(call_default_factory=True)
-    if kind is bool:
-        shown = "on" if default else "off"
-        return click.Option([f"{flag}/--no-{flag[2:]}", field], default=default, help=f"{words}  [default: {shown}]")
-    note = "" if default in (None, "", ()) else f"  [default: {_words(default)}]"
-    again = " Can be repeated." if is_repeated else ""
+def _option(kind: ParameterKind) -> click.Option:
+    flag = "--" + kind.name.replace("_", "-")
+    if kind.type is bool:
+        shown = f"{kind.description}  [default: {'on' if kind.default else 'off'}]"
+        return click.Option([f"{flag}/--no-{flag[2:]}", kind.name], default=kind.default, help=shown)
+    note = "" if kind.default in (None, "", ()) else f"  [default: {_words(kind.default)}]"
+    again = " Can be repeated." if kind.is_repeated else ""
     return click.Option(
-        [flag, field],
-        type=kind,
-        multiple=is_repeated,
+        [flag, kind.name],
+        type=_click_type(kind),
+        multiple=kind.is_repeated,
         default=None,
-        help=f"{words}{again}{note}",
-        metavar=_metavar(kind),
+        help=f"{kind.description}{again}{note}",
+        metavar=None if kind.choices else {int: "N", float: "X", str: "TEXT"}.get(kind.type),
     )
 
 
-def _click_type(analyzer: str, field: str, annotation: Any) -> tuple[Any, bool]:
-    """Return click's type for a field's, and whether the option can be repeated."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _click_type(analyzer, field, arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        real = [argument for argument in arguments if argument is not type(None)]
-        if len(real) == 1:
-            return _click_type(analyzer, field, real[0])
-    if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
-        return _click_type(analyzer, field, arguments[0])[0], True
-    if origin is Literal:
-        return click.Choice([str(argument) for argument in arguments]), False
-    if annotation is Path:
-        return click.Path(path_type=Path), False
-    if annotation in (int, float, str, bool):
-        return annotation, False
-    raise PluginError(
-        f"The analyzer '{analyzer}' has a parameter '{field}' of the type {annotation}, which no option can have. "
-        "See docs/plugins.md for the types there are."
-    )
-
-
-def _metavar(kind: Any) -> str | None:
-    return {int: "N", float: "X", str: "TEXT"}.get(kind) if isinstance(kind, type) else None
+def _click_type(kind: ParameterKind) -> Any:
+    if kind.choices:
+        return click.Choice(kind.choices)
+    return kind.type if kind.type in (int, float, str) else click.Path()
 
 
 def _words(default: Any) -> str:

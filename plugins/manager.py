@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +50,10 @@ BUILTIN_PLUGINS = (
     "glasshouse.plugins.sources.coco",
     "glasshouse.plugins.sources.webdataset",
     "glasshouse.plugins.analyzers.plugin",
+    "glasshouse.plugins.labelers.vocabulary",
+    "glasshouse.plugins.labelers.gemini",
+    "glasshouse.plugins.labelers.openai",
+    "glasshouse.plugins.labelers.local",
     "glasshouse.plugins.starter.plugin",
 )
 
@@ -104,8 +107,10 @@ class Plugins:
     def analyzers(self) -> Registry[Analyzer[Any]]:
         """Analyzers by name."""
         registry: Registry[Analyzer[Any]] = self._collect("analyzer", "register_analyzers")
-        for name, _, plugin in registry:
-            _check_analyzer_name(name, plugin)
+        from glasshouse.plugins.declarations import check_declaration  # late, as in `runner`
+
+        for name, analyzer, plugin in registry:
+            check_declaration(name, analyzer, plugin)
         return registry
 
     @cached_property
@@ -271,23 +276,6 @@ class Plugins:
 
     def _name_of(self, plugin: object) -> str:
         return self.manager.get_name(plugin) or repr(plugin)
-
-
-_ANALYZER_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-
-
-def _check_analyzer_name(name: str, plugin: str) -> None:
-    """See that a name can be a command, a table and a view of its own.
-
-    Raises:
-        PluginError: it cannot.
-    """
-    from glasshouse.warehouse.surface import CATALOGUE_TABLES, SPACE_VIEWS  # late: `--help` should not wait for DuckDB
-
-    taken = {*CATALOGUE_TABLES, *SPACE_VIEWS, "run_inputs", "result_tables", "revisions", "schema_migrations"}
-    if not _ANALYZER_NAME.fullmatch(name) or name in taken:
-        why = "that table exists" if name in taken else "use lower-case letters, digits and '_'"
-        raise PluginError(f"The plugin '{plugin}' registers an analyzer called '{name}': {why}.")
 
 
 def _register_for(registry: Registry[Any], plugin: str, name: str, value: object) -> None:

@@ -150,12 +150,17 @@ class Runner:
             same = identical_run(self.warehouse.catalogue, request, is_incremental=analyzer.is_incremental)
             if same is not None and not force:
                 return AnalysisReport(name, space, same)
-            outcome = self._compute(name, analyzer, view, parameters)
+            outcome = self.compute(name, analyzer, view, parameters)
             run_id = commit_run(layout, request, _table_of(name, analyzer), outcome)
         run = next(run for run in all_runs(self.warehouse.catalogue) if run.run_id == run_id)
         return AnalysisReport(name, space, run, is_new=True)
 
-    def _compute(self, name: str, analyzer: Analyzer[Any], view: AnalysisView, parameters: Parameters) -> Outcome:
+    def compute(self, name: str, analyzer: Analyzer[Any], view: AnalysisView, parameters: Parameters) -> Outcome:
+        """Run an analyzer and check its rows; nothing is stored.
+
+        Raises:
+            PluginError: it failed, or its rows are not as declared.
+        """
         started, clock = datetime.now(UTC).replace(tzinfo=None), time.monotonic()
         with self._blamed(name):
             rows = analyzer.run(view, parameters)

@@ -191,3 +191,45 @@ def test_installed_plugins_are_found_by_their_entry_point(tmp_path: Path, monkey
     monkeypatch.setenv("GLASSHOUSE_NO_PLUGINS", "1")
     assert "stranger" not in Plugins().saes
     sys.modules.pop("stranger")
+
+
+def test_hook_register_analyzers(tmp_path: Path, glasshouse: Any, warehouse: Warehouse) -> None:
+    text = """
+import pyarrow as pa
+from glasshouse.plugins.analyzer import Analyzer, Parameters
+
+class Twice(Analyzer[Parameters]):
+    "Twice the number of images of each feature."
+    summary = "twice"
+    schema = pa.schema([("feature_id", pa.int32()), ("n", pa.int64())])
+    in_features = ("n",)
+
+    def run(self, view, parameters):
+        return view.sql("SELECT feature_id, 2 * n_active AS n FROM features WHERE space = $s", {"s": view.space})
+
+@hookimpl
+def register_analyzers(register):
+    register("twice", Twice())
+"""
+    file = plugin(tmp_path, text)
+    warehouse.extract("toy:0", [("x", "blocks.0.resid_post", "cls", "neurons")])
+    warehouse.close()
+    assert "twice" in glasshouse("--plugin", file, "plugins").stdout
+    assert glasshouse("--plugin", file, "analyze", "twice").stdout.startswith("x: twice: 24 rows in ")
+    shown = glasshouse("sql", "SELECT bool_and(n = 2 * n_active) AS good FROM features JOIN twice USING (n)")
+    assert shown.stdout.split() == ["good", "true"]
+
+
+def test_hook_register_labelers(tmp_path: Path) -> None:
+    text = """
+from glasshouse.plugins.contracts import LabelerLoader
+
+@hookimpl
+def register_labelers(register):
+    register("parrot", LabelerLoader(lambda options: options, "says what it is told"))
+"""
+    loaded = Plugins([plugin(tmp_path, text)], external=False)
+    assert loaded.labelers.get("parrot").summary == "says what it is told"
+    assert [entry.name for entry in loaded.listing() if entry.plugin == str(tmp_path / "mine.py")] == ["parrot"]
+    with pytest.raises(UsageError, match="no labeler 'parot'"):
+        loaded.labelers.get("parot")
