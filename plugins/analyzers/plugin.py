@@ -15,5 +15,9 @@ if TYPE_CHECKING:
 def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     """Register every built-in analysis, in the order of their use."""
     from glasshouse.plugins.analyzers.concepts import Concepts
+    from glasshouse.plugins.analyzers.monosemanticity import Monosemanticity
+    from glasshouse.plugins.analyzers.uniqueness import Uniqueness
 
+    register("monosemanticity", Monosemanticity())
+    register("uniqueness", Uniqueness())
     register("concepts", Concepts())
