@@ -44,10 +44,17 @@ class LabelerLoader:
     Attributes:
         load: called with the options of one run; imports its client library and reads keys from the environment itself.
         summary: one line for listings.
+        resolve: fills in what the options leave open (model, base_url), so that it is recorded; checks what can be
+            checked without loading anything.
+        sees_pictures: whether it wants the pictures of a feature; where not, none are opened.
+        is_remote: whether it asks a service: then loading it is quick, and `--dry-run` says what the cache answers.
     """
 
     load: Callable[[LabelerOptions], Labeler]
     summary: str
+    resolve: Callable[[LabelerOptions], LabelerOptions] = lambda options: options
+    sees_pictures: bool = True
+    is_remote: bool = True
 
 
 @dataclass(frozen=True)

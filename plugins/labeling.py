@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from PIL import Image
 
+    from glasshouse.plugins.labelers.calls import Calls
     from glasshouse.plugins.view import AnalysisView
 
 
@@ -18,6 +19,8 @@ class LabelerOptions:
 
     Attributes:
         view: of the space that is labelled; the vocabulary labeler reads concept vectors and text embeddings from it.
+        calls: through which every request goes that costs something: cached, limited, retried. None while options
+            are only resolved.
         model: name of the model at the provider, or None for the labeler's default.
         base_url: of a compatible endpoint, or None for the provider's own.
         device: `cpu` or `cuda`, for local models.
@@ -26,6 +29,7 @@ class LabelerOptions:
     """
 
     view: AnalysisView
+    calls: Calls | None = None
     model: str | None = None
     base_url: str | None = None
     device: str = "cpu"
@@ -50,14 +54,14 @@ class FeatureQuestion:
     Attributes:
         feature_id: of the feature.
         prompt: the whole instruction as text.
-        examples: strongest first.
+        examples: strongest first; empty for labelers that see no pictures.
         dimension: the rating that the feature is most correlated with, or None.
         r: that correlation.
     """
 
     feature_id: int
     prompt: str
-    examples: Sequence[FeatureExample]
+    examples: Sequence[FeatureExample] = ()
     dimension: str | None = None
     r: float | None = None
 
@@ -81,6 +85,30 @@ class FeatureLabel:
     confidence: float | None = None
 
 
+class Labeler(Protocol):
+    """Names features. Several threads may call it at once."""
+
+    @property
+    def model(self) -> str:
+        """The model that answers, as it is recorded with each label."""
+
+    def label(self, question: FeatureQuestion) -> FeatureLabel:
+        """Name one feature.
+
+        Raises:
+            BadReply: the reply is no valid label.
+            Unanswered: there is no reply: the budget of calls is used up, or the service kept failing.
+        """
+
+    def ask_yes_no(self, text: str, pictures: Sequence[Image.Image]) -> Sequence[bool | None]:
+        """Say of each picture whether `text` is true of it; None where the reply could not be read.
+
+        Raises:
+            Unanswered: as `label`.
+            UsageError: this labeler cannot judge pictures.
+        """
+
+
 class BadReply(Exception):
     """A labeler's reply that is no valid label; kept as a failure together with its text. Not an error of the run."""
 
@@ -90,33 +118,22 @@ class BadReply(Exception):
         self.reply = reply
 
 
-class Labeler(Protocol):
-    """Names features. Several threads may call it at once."""
-
-    @property
-    def model(self) -> str:
-        """The model that answers, as it is recorded with each label."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether each label is a call to somebody else's service: then it is cached, limited and retried."""
-
-    def label(self, question: FeatureQuestion) -> FeatureLabel:
-        """Name one feature.
-
-        Raises:
-            BadReply: the reply is no valid label.
-            RetryLater: the service is busy or broken for the moment (429, 5xx, a timeout).
-        """
-
-    def ask_yes_no(self, text: str, pictures: Sequence[Image.Image]) -> Sequence[bool | None]:
-        """Say of each picture whether `text` is true of it; None where the reply could not be read."""
-
-
 class RetryLater(Exception):
-    """The service cannot answer now. `wait_s` is what it asked for, or None."""
+    """The service cannot answer now (429, 5xx, a timeout, no connection). `wait_s` is what it asked for, or None."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.wait_s = wait_s
+
+
+class Unanswered(Exception):
+    """A question to which there is no reply, and the reason; the others go on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class OutOfCalls(Unanswered):
+    """The budget of calls is used up; what is left stays unlabelled."""
