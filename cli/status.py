@@ -11,11 +11,17 @@ from glasshouse.cli.options import json_option, open_warehouse, warehouse_option
 from glasshouse.cli.printing import cell, count, print_json, print_table
 
 if TYPE_CHECKING:
+    from glasshouse.warehouse.summary import RunSummary
     from glasshouse.warehouse.warehouse import Warehouse
 
 
 @click.command()
-@click.option("--runs", "with_old_runs", is_flag=True, help="List every run of an analysis, replaced ones too.")
+@click.option(
+    "--runs",
+    "with_old_runs",
+    is_flag=True,
+    help="List every run of an analysis, replaced ones too, with its parameters.",
+)
 @json_option
 @warehouse_option
 def status(with_old_runs: bool, as_json: bool, warehouse: str | None) -> None:
@@ -61,20 +67,11 @@ def print_summary(warehouse: Warehouse, *, with_old_runs: bool = False) -> None:
     runs = [run for run in summary.runs if with_old_runs or run.state != "replaced"]
     if runs:
         click.echo()
+        # Parameters make long lines; who lists every run wants to tell them apart by these.
+        columns = ("run", "analysis", "space", "rows", "computed (UTC)", "state", "parameters")
         print_table(
-            ("run", "analysis", "space", "rows", "computed (UTC)", "state", "parameters"),
-            [
-                (
-                    r.run_id,
-                    r.analyzer,
-                    r.space,
-                    r.n_rows,
-                    f"{r.started_at:%Y-%m-%d %H:%M}",
-                    r.state,
-                    _words(r.parameters),
-                )
-                for r in runs
-            ],
+            columns if with_old_runs else columns[:-1],
+            [_row(run) if with_old_runs else _row(run)[:-1] for run in runs],
             numeric=("run", "rows"),
         )
     stale = sorted({run.analyzer for run in runs if run.state == "stale"})
@@ -82,6 +79,11 @@ def print_summary(warehouse: Warehouse, *, with_old_runs: bool = False) -> None:
         click.echo(
             f"\nStale, since what they read has changed: {', '.join(stale)}. `glasshouse analyze NAME` renews one."
         )
+
+
+def _row(run: RunSummary) -> tuple[Any, ...]:
+    computed = f"{run.started_at:%Y-%m-%d %H:%M}"
+    return (run.run_id, run.analyzer, run.space, run.n_rows, computed, run.state, _words(run.parameters))
 
 
 def _words(parameters: dict[str, Any]) -> str:
