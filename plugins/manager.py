@@ -54,6 +54,7 @@ BUILTIN_PLUGINS = (
     "glasshouse.plugins.labelers.gemini",
     "glasshouse.plugins.labelers.openai",
     "glasshouse.plugins.labelers.local",
+    "glasshouse.plugins.sql_functions",
     "glasshouse.plugins.starter.plugin",
 )
 

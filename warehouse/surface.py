@@ -54,6 +54,9 @@ SPACE_VIEWS = {
     ),
 }
 
+RAISED_IN_FUNCTION = "Python exception occurred while executing the UDF: "
+"""What DuckDB puts before the class and the message of an error that a Python function raised."""
+
 Prepare = Callable[[duckdb.DuckDBPyConnection], None]
 
 
@@ -213,6 +216,9 @@ def _collect_names(node: Any, named: Named) -> None:
 def explain(error: Exception) -> str:
     """Turn DuckDB's message about a user's query into one line that says what to do."""
     text = str(error).strip()
+    _, raised, ours = text.partition(RAISED_IN_FUNCTION)
+    if raised:
+        return " ".join(ours.partition(": ")[2].split())
     if "read-only" in text.lower():
         return (
             f"{first_line(error)} Queries only read; change the warehouse with `glasshouse add`, `extract` or `import`."

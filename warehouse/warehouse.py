@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,9 @@ from glasshouse.warehouse.catalogue import check_version, migrate
 from glasshouse.warehouse.contracts import Encoder, PluginSet, SparseAutoencoder, TokenPolicy
 from glasshouse.warehouse.dropping import drop
 from glasshouse.warehouse.layout import Layout, find_warehouse
-from glasshouse.warehouse.reads import WarehouseReads
 from glasshouse.warehouse.results.records import Run
 from glasshouse.warehouse.results.store import forget
-from glasshouse.warehouse.search.memory import SearchMemory
+from glasshouse.warehouse.search.door import WarehouseSearch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +37,7 @@ Progress = Callable[[int, "int | None"], None]
 Paths = Sequence[str | Path]
 
 
-class Warehouse(WarehouseReads):
+class Warehouse(WarehouseSearch):
     """A folder with images' features and embeddings. Reads are inherited; writes are short and open their own door.
 
     Nothing is locked while a `Warehouse` merely exists, so a notebook can keep one.
@@ -53,17 +51,11 @@ class Warehouse(WarehouseReads):
     """
 
     def __init__(self, root: str | Path, plugins: PluginSet | None = None) -> None:
-        super().__init__(Layout(Path(root)))
-        self.plugins = plugins
+        super().__init__(Layout(Path(root)), plugins)
         with self.catalogue.reading() as connection:
             current = check_version(connection, self.layout.catalogue)
         if not current:
             migrate(self.layout.catalogue)
-
-    @cached_property
-    def searching(self) -> SearchMemory:
-        """What searching keeps in memory: encoders, vectors of texts, matrices of vectors."""
-        return SearchMemory()
 
     @classmethod
     def create(cls, root: str | Path, plugins: PluginSet | None = None) -> Warehouse:
@@ -104,14 +96,6 @@ class Warehouse(WarehouseReads):
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         if self.plugins is not None:
             self.plugins.prepare_connection(connection, self)
-
-    def _need_plugins(self, what: str) -> PluginSet:
-        if self.plugins is None:
-            raise UsageError(
-                f"This warehouse was opened without plugins, which {what} needs. Open it with "
-                "Warehouse.open(…, plugins=Plugins()), from glasshouse.plugins.manager."
-            )
-        return self.plugins
 
     def add(
         self,
@@ -202,14 +186,6 @@ class Warehouse(WarehouseReads):
             stop=stop,
             progress=progress,
         )
-
-    def load_encoder(self, spec: str, device: str = "cpu") -> Encoder:
-        """Load an encoder from its spec.
-
-        Raises:
-            ModelError: it cannot be loaded.
-        """
-        return self._need_plugins("an encoder by its spec").load_encoder(spec, device)
 
     def _load_sae(self, sae: str | SparseAutoencoder, device: str) -> SparseAutoencoder:
         return self._need_plugins("an SAE by its spec").load_sae(sae, device) if isinstance(sae, str) else sae

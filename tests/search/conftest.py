@@ -33,3 +33,35 @@ def demo(small_demo: Path, tmp_path: Path) -> Iterator[Any]:
     opened = Warehouse(root, Plugins(external=False))
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def searched_demo(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the small demo with concept vectors of both spaces and some words embedded."""
+    from glasshouse.plugins.manager import Plugins
+    from glasshouse.warehouse.search.texts import embed_texts
+    from glasshouse.warehouse.warehouse import Warehouse
+
+    root = tmp_path_factory.mktemp("searched") / "demo.glasshouse"
+    shutil.copytree(small_demo, root)
+    opened = Warehouse(root, Plugins(external=False))
+    opened.analyze("concepts")
+    embed_texts(opened, "clip", ["", *WORDS])
+    opened.close()
+    return root
+
+
+WORDS = ("striped", "red", "a star", "watermark", "it's; DROP TABLE images --")
+
+
+@pytest.fixture
+def searchable(searched_demo: Path, tmp_path: Path) -> Iterator[Any]:
+    """Return the warehouse of a copy."""
+    from glasshouse.plugins.manager import Plugins
+    from glasshouse.warehouse.warehouse import Warehouse
+
+    root = tmp_path / "searchable.glasshouse"
+    shutil.copytree(searched_demo, root)
+    opened = Warehouse(root, Plugins(external=False))
+    yield opened
+    opened.close()

@@ -8,7 +8,7 @@ from glasshouse.schema.errors import ModelError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from glasshouse.warehouse.contracts import Encoder
-    from glasshouse.warehouse.warehouse import Warehouse
+    from glasshouse.warehouse.search.door import WarehouseSearch
 
 
 class EmbeddingRecord(NamedTuple):
@@ -21,22 +21,24 @@ class EmbeddingRecord(NamedTuple):
     state: str
 
 
-def embedding_records(warehouse: Warehouse) -> dict[str, EmbeddingRecord]:
+def embedding_records(warehouse: WarehouseSearch) -> dict[str, EmbeddingRecord]:
     """Return the finished embeddings by name; read anew when the catalogue has changed."""
-    memory = warehouse.searching
-    status = warehouse.layout.catalogue.stat()
-    version = (status.st_mtime_ns, status.st_size)
-    if memory.records is None or memory.records[0] != version:
+
+    def read() -> dict[str, EmbeddingRecord]:
         with warehouse.catalogue.reading() as connection:
             rows = connection.execute(
                 "SELECT name, encoder_spec, encoder_fingerprint, width, concat_ws('|', fingerprint, n_images) "
                 "FROM embeddings WHERE state = 'ready' ORDER BY name"
             ).fetchall()
-        memory.records = (version, {str(row[0]): EmbeddingRecord(*row) for row in rows})
-    return memory.records[1]
+        return {str(row[0]): EmbeddingRecord(*row) for row in rows}
+
+    records: dict[str, EmbeddingRecord] = warehouse.searching.of_catalogue(
+        warehouse.layout.catalogue, "embeddings", read
+    )
+    return records
 
 
-def embedding_record(warehouse: Warehouse, name: str) -> EmbeddingRecord:
+def embedding_record(warehouse: WarehouseSearch, name: str) -> EmbeddingRecord:
     """Return one of them.
 
     Raises:
@@ -48,7 +50,7 @@ def embedding_record(warehouse: Warehouse, name: str) -> EmbeddingRecord:
     return records[name]
 
 
-def encoder_of(warehouse: Warehouse, record: EmbeddingRecord, device: str = "cpu") -> Encoder:
+def encoder_of(warehouse: WarehouseSearch, record: EmbeddingRecord, device: str = "cpu") -> Encoder:
     """Load the encoder that made an embedding; it is kept for the next text or picture.
 
     Raises:

@@ -16,13 +16,13 @@ from glasshouse.warehouse.search.encoders import EmbeddingRecord, embedding_reco
 from glasshouse.warehouse.search.text_cache import TextCache
 
 if TYPE_CHECKING:
-    from glasshouse.warehouse.warehouse import Warehouse
+    from glasshouse.warehouse.search.door import WarehouseSearch
 
 BATCH = 256
 """Texts that go through the text tower at once."""
 
 
-def embed_texts(warehouse: Warehouse, embedding: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+def embed_texts(warehouse: WarehouseSearch, embedding: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
     """Embed texts beside the images of an embedding.
 
     Each distinct text goes through the model once in the warehouse's life; after that no model is loaded for it.
@@ -43,23 +43,38 @@ def embed_texts(warehouse: Warehouse, embedding: str, texts: Sequence[str]) -> n
     cache = _cache_of(warehouse, record)
     found = cache.get(texts) if cache else [None] * len(texts)
     missing = list(dict.fromkeys(text for text, vector in zip(texts, found, strict=True) if vector is None))
-    fresh = _through_the_model(warehouse, record, missing) if missing else {}
-    if cache and fresh:
-        cache.put(fresh)
+    fresh = _fresh(warehouse, record, cache, missing) if missing else {}
     vectors = [fresh[text] if vector is None else vector for text, vector in zip(texts, found, strict=True)]
     return np.array(vectors, dtype=np.float32).reshape(len(texts), record.width)
 
 
-def text_capable_embeddings(warehouse: Warehouse) -> list[str]:
+def text_capable_embeddings(warehouse: WarehouseSearch) -> list[str]:
     """Return the names of the embeddings beside which texts can be embedded, in alphabetical order.
 
     An encoder is loaded once to find out; the answer is kept. One that cannot be loaded now is left out.
     """
-    return [name for name, record in embedding_records(warehouse).items() if _has_text_tower(warehouse, record)]
+    return [name for name in embedding_records(warehouse) if is_text_capable(warehouse, name)]
 
 
-def _has_text_tower(warehouse: Warehouse, record: EmbeddingRecord) -> bool:
-    if record.encoder_fingerprint is None or _marker(warehouse, record).exists():
+def text_embedding(warehouse: WarehouseSearch) -> str:
+    """Return the embedding that texts are compared with when none is named: the first that is capable of it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    capable = text_capable_embeddings(warehouse)
+    if not capable:
+        raise UsageError(
+            "No embedding here can be compared with texts. Make one with `glasshouse embed --encoder open_clip:… "
+            "--name clip`."
+        )
+    return capable[0]
+
+
+def is_text_capable(warehouse: WarehouseSearch, embedding: str) -> bool:
+    """Say whether texts can be embedded beside an embedding; false for one that does not exist."""
+    record = embedding_records(warehouse).get(embedding)
+    if record is None or record.encoder_fingerprint is None or _marker(warehouse, record).exists():
         return False
     try:
         # The empty text: templates need its vector anyway, and the cache then knows that there is a tower.
@@ -69,10 +84,25 @@ def _has_text_tower(warehouse: Warehouse, record: EmbeddingRecord) -> bool:
     return True
 
 
+def _fresh(
+    warehouse: WarehouseSearch, record: EmbeddingRecord, cache: TextCache | None, texts: Sequence[str]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Embed texts that the cache did not know, and tell it. One thread at a time: another may ask for the same."""
+    with warehouse.searching.lock:
+        by_now = cache.get(texts) if cache else [None] * len(texts)
+        known = {text: vector for text, vector in zip(texts, by_now, strict=True) if vector is not None}
+        fresh = _through_the_model(warehouse, record, [text for text in texts if text not in known])
+        if cache and fresh:
+            cache.put(fresh)
+    return known | fresh
+
+
 def _through_the_model(
-    warehouse: Warehouse, record: EmbeddingRecord, texts: Sequence[str]
+    warehouse: WarehouseSearch, record: EmbeddingRecord, texts: Sequence[str]
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Embed distinct texts; returns the vector [E] of each."""
+    if not texts:
+        return {}
     if _marker(warehouse, record).exists():
         raise _no_text_tower(record)
     encoder = encoder_of(warehouse, record)
@@ -99,7 +129,7 @@ def _no_text_tower(record: EmbeddingRecord) -> UsageError:
     )
 
 
-def _cache_of(warehouse: Warehouse, record: EmbeddingRecord) -> TextCache | None:
+def _cache_of(warehouse: WarehouseSearch, record: EmbeddingRecord) -> TextCache | None:
     """Return the cache of an embedding's encoder; none where the encoder is not known."""
     if record.encoder_fingerprint is None:
         return None
@@ -108,7 +138,7 @@ def _cache_of(warehouse: Warehouse, record: EmbeddingRecord) -> TextCache | None
     return caches.setdefault(record.encoder_fingerprint, TextCache(file, record.width))
 
 
-def _folder(warehouse: Warehouse) -> Path:
+def _folder(warehouse: WarehouseSearch) -> Path:
     return warehouse.root / "cache" / "texts"
 
 
@@ -117,12 +147,12 @@ def _stem(record: EmbeddingRecord) -> str:
     return hashlib.sha256(str(record.encoder_fingerprint).encode()).hexdigest()[:32]
 
 
-def _marker(warehouse: Warehouse, record: EmbeddingRecord) -> Path:
+def _marker(warehouse: WarehouseSearch, record: EmbeddingRecord) -> Path:
     """Return the file whose being there says that an encoder has no text tower."""
     return _folder(warehouse) / f"{_stem(record)}.no-text"
 
 
-def _remember_no_text_tower(warehouse: Warehouse, record: EmbeddingRecord) -> None:
+def _remember_no_text_tower(warehouse: WarehouseSearch, record: EmbeddingRecord) -> None:
     if record.encoder_fingerprint is not None:
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
             _folder(warehouse).mkdir(parents=True, exist_ok=True)
