@@ -66,6 +66,7 @@ def bare(tmp_path: Path, plugins: Any) -> Iterator[Warehouse]:
             ("cls", "blocks.1.resid_post", "cls", "neurons"),
             ("patches", "blocks.0.resid_post", "patches", "neurons"),
         ],
+        "toy",
     )
     yield warehouse
     warehouse.close()
@@ -89,16 +90,17 @@ def analysed(bare: Warehouse) -> Warehouse:
         )  # fmt: skip
         rows = [
             {"feature_id": f, "dimension": "joy <b>", "method": "pearson", "r": (-1) ** f * f / (2 * n), "p": 0.01,
-             "q": 0.02, "n": 6, "r_low": -0.1, "r_high": 0.6}
+             "q": 0.02, "n": 6, "r_low": -0.1, "r_high": 0.6, "covariates": ""}
             for f in range(n)
         ]  # fmt: skip
         store(
-            bare, "correlation", space, rows, facets={"method": "pearson", "covariates": ""}, strongest="r",
+            bare, "correlation", space, rows, facets={"method": "pearson", "covariates": []}, strongest="r",
             in_features=("r", "dimension", "q"),
         )  # fmt: skip
         store(
-            bare, "correlation", space, [{**row, "r": row["r"] / 10} for row in rows],
-            facets={"method": "pearson", "covariates": "brightness"}, strongest="r",
+            bare, "correlation", space,
+            [{**row, "r": row["r"] / 10, "covariates": "brightness,saturation"} for row in rows],
+            facets={"method": "pearson", "covariates": ["brightness", "saturation"]}, strongest="r",
             in_features=("r", "dimension", "q"),
         )  # fmt: skip
         store(
@@ -118,11 +120,11 @@ def analysed(bare: Warehouse) -> Warehouse:
             bare, "stranger", space,
             [{"feature_id": n - 1, "verdict <u>": HOSTILE, "weight": 0.25}], in_features=("verdict <u>",),
         )  # fmt: skip
-        vectors = np.random.default_rng(1).normal(size=(n, 4)).astype(np.float32)
+        vectors = np.random.default_rng(1).normal(size=(n, 8)).astype(np.float32)
         vectors[n - 2] = 2 * vectors[n - 1]
         store(
             bare, "concepts", space,
-            [{"feature_id": f, "n_images": 6, "vector": vectors[f].tolist()} for f in range(n)],
-            facets={"embedding": "clip"},
+            [{"feature_id": f, "n_images": 12, "vector": vectors[f].tolist()} for f in range(n)],
+            facets={"embedding": "toy", "crop": False},
         )  # fmt: skip
     return bare

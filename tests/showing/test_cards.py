@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from kit.hostile import HOSTILE_FILE
+from kit.pages import Page, check_only_text
 
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.showing.plain import escape, figure, plain, shortened
@@ -17,33 +17,6 @@ from glasshouse.warehouse.warehouse import Warehouse
 ALLOWED = {
     "div", "style", "h3", "span", "p", "ul", "li", "figure", "figcaption", "img", "table", "tr", "th", "td",
 }  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Collects tags with their attributes, and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
-def check_only_text(page: Page, allowed: set[str]) -> None:
-    """No tag and no attribute comes from a text; pictures are embedded."""
-    assert {tag for tag, _ in page.tags} <= allowed
-    for tag, attributes in page.tags:
-        assert not [name for name in attributes if name.startswith("on")], tag
-        if tag == "img":
-            assert str(attributes["src"]).startswith("data:image/jpeg;base64,")
-    assert "\x1b" not in page.words and "\u202e" not in page.words
 
 
 def test_a_warehouse_without_analyses_has_cards(bare: Warehouse) -> None:
@@ -62,7 +35,7 @@ def test_a_feature_shows_what_every_analysis_says(analysed: Warehouse) -> None:
     assert len(card.top_images) == 4
     for words in (
         "tier 1 (elite)", f"monosemanticity {(n - 1) / n:.3f}", "(top, dinov2)", "confidence 0.5", "joy <b>  r -",
-        "given brightness", "stranger: verdict <u> ", "weight 0.25", f"patches:{n - 2}  1.00",
+        "given brightness, saturation", "stranger: verdict <u> ", "weight 0.25", f"patches:{n - 2}  1.00",
     ):  # fmt: skip
         assert words in text, words
     strengths = [abs(row["r"]) for row in card.correlations]
@@ -70,7 +43,7 @@ def test_a_feature_shows_what_every_analysis_says(analysed: Warehouse) -> None:
     assert card.similar[0].feature_id == n - 2
     page = Page(card._repr_html_())
     assert sum(tag == "img" for tag, _ in page.tags) == 4
-    assert "elite" in page.words and "given brightness" in page.words
+    assert "elite" in page.words and "given brightness, saturation" in page.words
 
 
 def test_similar_features_are_those_of_the_largest_cosine(analysed: Warehouse) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import duckdb
-import numpy as np
 
+from glasshouse.schema.errors import UsageError
 from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.quoting import identifier
-from glasshouse.warehouse.results.store import all_runs, latest_run
 from glasshouse.warehouse.results.views import ResultView, result_views
 from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard, Row, SimilarFeature, StrongFeature, TopImage
 
 if TYPE_CHECKING:
     from glasshouse.warehouse.reads import WarehouseReads
+    from glasshouse.warehouse.warehouse import Warehouse
 
 N_ROWS = 200
-"""Rows of one analysis that a card shows at most."""
+"""Rows of one analysis about one feature that a card has at most."""
 
 N_SIMILAR = 5
 
@@ -29,23 +31,37 @@ def feature_card(warehouse: WarehouseReads, space: str, feature_id: int, k: int 
     Raises:
         UsageError: no such space or feature.
     """
-    top = warehouse.top_images(space, feature_id, k)
-    with warehouse.space(space).connection() as connection:
-        (statistics,) = rows_of(
-            connection, "FROM feature_stats WHERE feature_id = $feature", {"feature": int(feature_id)}
+    (card,) = feature_cards(warehouse, space, [feature_id], k)
+    return replace(card, similar=similar_features(warehouse, space, feature_id))
+
+
+def feature_cards(warehouse: WarehouseReads, space: str, features: Sequence[int], k: int) -> list[FeatureCard]:
+    """Read the cards of several features of a space with one look into the catalogue; without similar features.
+
+    Raises:
+        UsageError: no such space or feature.
+    """
+    top = [warehouse.top_images(space, feature, k) for feature in features]
+    reader = warehouse.space(space)
+    n_images = len(reader.image_ids())
+    values = {"features": [int(feature) for feature in features]}
+    with reader.connection() as connection:
+        found = rows_of(connection, "FROM feature_stats WHERE list_contains($features::INTEGER[], feature_id)", values)
+    statistics = {row.pop("feature_id"): row for row in found}
+    results = _results(warehouse, space, features)
+    return [
+        FeatureCard(
+            warehouse,
+            space,
+            int(feature),
+            n_images,
+            statistics[feature],
+            results[feature],
+            [TopImage(row["image_id"], row["path"], row["value"], row["token"]) for row in images.to_dicts()],
+            [],
         )
-        n_images = len(warehouse.space(space).image_ids())
-    del statistics["feature_id"]
-    return FeatureCard(
-        warehouse,
-        space,
-        int(feature_id),
-        n_images,
-        statistics,
-        _results(warehouse, space, feature_id),
-        [TopImage(row["image_id"], row["path"], row["value"], row["token"]) for row in top.iter_rows(named=True)],
-        similar_features(warehouse, space, feature_id),
-    )
+        for feature, images in zip(features, top, strict=True)
+    ]
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, query: str, values: dict[str, Any] | None = None) -> list[Row]:
@@ -54,20 +70,21 @@ def rows_of(connection: duckdb.DuckDBPyConnection, query: str, values: dict[str,
     return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
 
 
-def _results(warehouse: WarehouseReads, space: str, feature_id: int) -> dict[str, list[Row]]:
-    facets = {run.run_id: run.facets for run in all_runs(warehouse.catalogue)}
-    found = {}
-    values = {"space": space, "feature": int(feature_id), "n": N_ROWS}
+def _results(warehouse: WarehouseReads, space: str, features: Sequence[int]) -> dict[int, dict[str, list[Row]]]:
+    """Return the rows of every analysis about each of some features."""
+    found: dict[int, dict[str, list[Row]]] = {feature: {} for feature in features}
+    values = {"space": space, "features": [int(feature) for feature in features]}
     with warehouse.reading() as connection:
+        facets = {run: json.loads(text) for run, text in connection.sql("SELECT run_id, facets FROM runs").fetchall()}
         for view in result_views(connection):
             if "feature_id" not in view.columns:
                 continue
-            query = f"FROM {identifier(view.analyzer)} WHERE space = $space AND feature_id = $feature LIMIT $n"
-            rows = rows_of(connection, query, values)
-            for row in rows:
-                del row["space"], row["feature_id"]
-            if rows:
-                found[view.analyzer] = [{**facets.get(row["run_id"], {}), **row} for row in rows]
+            query = f"FROM {identifier(view.analyzer)} WHERE space = $space AND list_contains($features, feature_id)"
+            for row in rows_of(connection, query, values):
+                del row["space"]
+                rows = found[row.pop("feature_id")].setdefault(view.analyzer, [])
+                if len(rows) < N_ROWS:
+                    rows.append({**facets.get(row["run_id"], {}), **row})
     return found
 
 
@@ -89,21 +106,22 @@ def similar_features(
     warehouse: WarehouseReads, space: str, feature_id: int, k: int = N_SIMILAR
 ) -> list[SimilarFeature]:
     """Return the features of a space whose concept vectors are closest by cosine; none without concept vectors."""
-    run = latest_run(warehouse.catalogue, "concepts", space)
-    if run is None or run.vectors is None:
+    from glasshouse.warehouse.search.questions import Question
+    from glasshouse.warehouse.search.search import search_features
+
+    try:
+        # Only `Warehouse` has what searching keeps in memory; there is no other kind of reads.
+        question = Question(like=(space, feature_id))
+        hits = search_features(cast("Warehouse", warehouse), question, [space], k).hits
+    except UsageError:  # no concept vectors, or none of enough images
         return []
-    ids_k, vectors_ke = warehouse.result_vectors(run)
-    (own,) = np.nonzero(ids_k == feature_id)
-    if len(own) == 0:
-        return []
-    lengths_k = np.linalg.norm(vectors_ke, axis=1)
-    dots_k = vectors_ke @ vectors_ke[own[0]]
-    cosines_k = dots_k / np.maximum(lengths_k * lengths_k[own[0]], np.finfo(np.float32).tiny)
-    cosines_k[own[0]] = -np.inf
-    nearest = [int(i) for i in np.argsort(-cosines_k, kind="stable")[:k] if np.isfinite(cosines_k[i])]
+    features = hits.id_h.tolist()
     with warehouse.reading() as connection:
-        labels = labels_of(connection, space, ids_k[nearest].tolist())
-    return [SimilarFeature(int(ids_k[i]), float(cosines_k[i]), labels.get(int(ids_k[i]))) for i in nearest]
+        labels = labels_of(connection, space, features)
+    return [
+        SimilarFeature(feature, float(score), labels.get(feature))
+        for feature, score in zip(features, hits.score_h, strict=True)
+    ]
 
 
 def image_card(warehouse: WarehouseReads, image_id: int, k: int = 10) -> ImageCard:

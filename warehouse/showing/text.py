@@ -95,7 +95,7 @@ def _ms(row: Mapping[str, Any]) -> str:
 def how_correlated(row: Mapping[str, Any]) -> str:
     """Say the method of a correlation and what was held constant."""
     covariates = row.get("covariates")
-    given = f", given {figure(covariates)}" if covariates else ""
+    given = f", given {figure(covariates).replace(',', ', ')}" if covariates else ""
     return f"{row.get('method') or 'pearson'}{given}"
 
 
