@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from conftest import TOY_PLUGIN, write_pictures
 
 GOOD = {
     "label": "Noisy coloured squares",
@@ -124,9 +127,28 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture
-def labelled(warehouse: Any) -> Any:
-    """Return a warehouse with 30 pictures and two small spaces of neurons: `s` of CLS, `p` of patches."""
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 30 pictures and a warehouse of them, with two small spaces of neurons."""
+    from glasshouse.plugins.manager import Plugins
+    from glasshouse.warehouse.warehouse import Warehouse
+
+    folder = tmp_path_factory.mktemp("labelled")
+    write_pictures(folder / "pictures", 30)
+    made = Warehouse.create(folder / "w.glasshouse", Plugins([TOY_PLUGIN], external=False))
+    made.add([folder / "pictures"])
     hook = "blocks.0.resid_post"
-    warehouse.extract("toy:0", [("s", hook, "cls", "neurons"), ("p", hook, "patches", "neurons")], embedding="e")
-    return warehouse
+    made.extract("toy:0", [("s", hook, "cls", "neurons"), ("p", hook, "patches", "neurons")], embedding="e")
+    made.close()
+    return folder
+
+
+@pytest.fixture
+def labelled(template: Path, tmp_path: Path, plugins: Any) -> Iterator[Any]:
+    """Return a warehouse with 30 pictures and two small spaces of neurons: `s` of CLS, `p` of patches."""
+    from glasshouse.warehouse.warehouse import Warehouse
+
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    opened = Warehouse(tmp_path / "w.glasshouse", plugins)
+    yield opened
+    opened.close()
