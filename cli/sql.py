@@ -43,7 +43,7 @@ def sql(
     from glasshouse.cli.sql_output import write_result
 
     text = _query_text(query, file)
-    chosen = format_ or _format_of(output)
+    chosen = format_ or format_of(output)
     with open_warehouse(warehouse).querying(text, dict(_parameter(param) for param in params)) as result:
         write_result(result, chosen, output)
 
@@ -57,7 +57,7 @@ def _query_text(query: str | None, file: str | None) -> str:
     return text
 
 
-def _format_of(output: Path | None) -> str:
+def format_of(output: Path | None) -> str:
     """Return the format that a file's ending names."""
     if output is None:
         return "table"

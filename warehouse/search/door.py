@@ -88,15 +88,12 @@ class WarehouseSearch(WarehouseReads):
         Raises:
             UsageError: unknown names, an empty query, or no concept vectors; says what to run.
         """
-        from glasshouse.warehouse.search.frames import feature_frame, image_frame
-        from glasshouse.warehouse.search.search import search_features, search_images
+        from glasshouse.warehouse.search.answers import answer  # late: it brings what only a search needs
 
         question = Question(
             _several(queries), tuple(templates), _several(image), like, embedding=embedding, crop=crop, centre=centre
         )
-        if images:
-            return image_frame(self, question, search_images(self, question, k))
-        return feature_frame(self, question, search_features(self, question, _several(space), k, min_images))
+        return answer(self, question, _several(space), k, images=images, min_images=min_images).frame
 
     def similar_features(self, space: str, feature: int, k: int = 20, *, within: str | None = None) -> pl.DataFrame:
         """Return the features of a space, or of another one (`within`), that are most like a feature.
