@@ -83,7 +83,7 @@ def test_status_says_what_is_stale_and_forget_removes_it(run: Any, pictures: Pat
     run("extract", "--encoder", "toy:0", "--space", "x", "--hook", "blocks.0.resid_post")
     shown = run("status").stdout
     assert "Stale, since what they read has changed: count, directions." in shown
-    assert ["  stale  " in line for line in shown.splitlines() if " count " in line] == [True]
+    assert [line.split()[-1] == "stale" for line in shown.splitlines() if " count " in line] == [True]
     run("analyze", "directions")
     states = {run["run_id"]: run["state"] for run in json.loads(run("status", "--json").stdout)["runs"]}
     assert states == {1: "replaced", 2: "replaced", 3: "current", 4: "current"}
