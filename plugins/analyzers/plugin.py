@@ -15,9 +15,19 @@ if TYPE_CHECKING:
 def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     """Register every built-in analysis, in the order of their use."""
     from glasshouse.plugins.analyzers.concepts import Concepts
+    from glasshouse.plugins.analyzers.correlation import Correlation
+    from glasshouse.plugins.analyzers.label_score import LabelScore
+    from glasshouse.plugins.analyzers.labels import Labels
     from glasshouse.plugins.analyzers.monosemanticity import Monosemanticity
+    from glasshouse.plugins.analyzers.soft_wpmi import SoftWpmi
+    from glasshouse.plugins.analyzers.tiers import Tiers
     from glasshouse.plugins.analyzers.uniqueness import Uniqueness
 
     register("monosemanticity", Monosemanticity())
+    register("correlation", Correlation())
+    register("tiers", Tiers())
     register("uniqueness", Uniqueness())
+    register("soft_wpmi", SoftWpmi())
     register("concepts", Concepts())
+    register("labels", Labels())
+    register("label_score", LabelScore())
