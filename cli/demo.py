@@ -5,24 +5,25 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from glasshouse.cli.options import plugins_of
-from glasshouse.cli.printing import count
+from glasshouse.cli.printing import count, print_table
+
+if TYPE_CHECKING:
+    from glasshouse.plugins.starter.demo import DemoReport
+    from glasshouse.plugins.starter.findings import SpaceEnding
 
 NEXT_STEPS = (
-    ("what it holds", "glasshouse status -w {root}"),
+    ("what it holds, and what was computed", "glasshouse status -w {root}"),
+    ("one feature, with its images and heat maps", "glasshouse show feature {best} -w {root} --png feature.png"),
+    ("features by words", 'glasshouse search "a striped shape" -k 5 -w {root}'),
     (
-        "the features that fire most often, and how strongly",
-        'glasshouse sql -w {root} "SELECT space, feature_id, n_active, frequency, max_value FROM features '
-        'ORDER BY n_active DESC LIMIT 10"',
-    ),
-    (
-        "which feature knows the colour red: share of red images among those where it fires",
-        'glasshouse sql -w {root} "SELECT feature_id, count(*) AS n, avg((image_id IN (SELECT image_id FROM '
-        "image_labels WHERE attribute = 'colour' AND value = 'red'))::INT) AS red FROM activations "
-        "WHERE space = 'cls' GROUP BY 1 HAVING n >= 20 ORDER BY red DESC, n DESC LIMIT 5\"",
+        "the best-scored features, in SQL",
+        'glasshouse sql -w {root} "SELECT space, feature_id, ms, label, r, dimension FROM features '
+        'ORDER BY ms DESC LIMIT 10"',
     ),
     ("do all parts agree", "glasshouse check -w {root}"),
     ("your own images", "glasshouse init mine.glasshouse && glasshouse add FOLDER -w mine.glasshouse"),
@@ -69,6 +70,55 @@ def demo(ctx: click.Context, root: Path, n_images: int, seed: int) -> None:
     from glasshouse.cli.status import print_summary
 
     print_summary(report.warehouse)
+    best = _print_findings(report)
     click.echo("\nNext:")
     for what, command in NEXT_STEPS:
-        click.echo(f"  # {what}\n  {command.format(root=root)}")
+        click.echo(f"  # {what}\n  {command.format(root=root, best=best)}")
+
+
+def _print_findings(report: DemoReport) -> str:
+    """Print what was found with the truth beside it, write the report, and name one good feature."""
+    from glasshouse.plugins.starter.demo import write_demo_report
+    from glasshouse.plugins.starter.findings import ending_of
+
+    spaces = report.warehouse.spaces().filter(state="ready")["name"]
+    endings = [ending_of(report.warehouse, str(space)) for space in spaces]
+    for ending in endings:
+        _print_space(ending)
+    for reason in report.left_out:
+        click.echo(f"\nLeft out: {reason}")
+    click.echo(f"\nThe same with pictures: {write_demo_report(report.warehouse, endings)}")
+    named = [finding.feature for ending in reversed(endings) for finding in ending.best]
+    return named[0] if named else "cls:0"
+
+
+def _print_space(ending: SpaceEnding) -> None:
+    from glasshouse.plugins.starter.findings import remark
+
+    click.echo(f"\nSpace {ending.space}: what was found, and what is true of the 20 strongest images")
+    if ending.best:
+        scored = "MS" if ending.found.best_by == "ms" else "frequency"
+        click.echo(f"\n  Best features (by {scored})")
+        rows = [(f.feature, f"{f.figure:.2f}", f.label, f.truth) for f in ending.best]
+        print_table(("  feature", scored, "label", "truth"), [(f"  {row[0]}", *row[1:]) for row in rows], (scored,))
+    for rating, findings in ending.ratings:
+        click.echo(
+            f"\n  What predicts '{rating.dimension}': {rating.n_significant:,} of {rating.n_tested:,} features have "
+            f"q < .05\n  {remark(rating.dimension)}"
+        )
+        print_table(
+            ("  feature", "r", "q", "label", "truth", ""),
+            [
+                (f"  {f.feature}", f"{f.figure:+.2f}", "" if f.q is None else f"{f.q:.1e}", f.label, f.truth,
+                 "planted" if f.is_planted else "")
+                for f in findings
+            ],
+            ("r", "q"),
+        )  # fmt: skip
+    if ending.searches:
+        click.echo("\n  Text search, first hit")
+        print_table(
+            ("  words", "feature", "cosine", "label", "truth"),
+            [(f"  {word}", f.feature, f"{f.figure:.2f}", f.label, f.truth) for word, f in ending.searches.items()],
+            ("cosine",),
+        )

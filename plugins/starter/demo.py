@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from glasshouse.plugins.starter.world.vocabulary import ALL_VALUES
 from glasshouse.plugins.starter.world.write import write_world
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.catalogue import CATALOGUE_FILE
@@ -15,19 +16,26 @@ from glasshouse.warehouse.warehouse import Progress, Warehouse
 
 if TYPE_CHECKING:
     from glasshouse.plugins.manager import Plugins
+    from glasshouse.plugins.starter.findings import SpaceEnding
 
 WORLD_FOLDER = "world"
 WORLD_NOTE = "world.json"
+WORLD_WORDS = "words.txt"
+REPORT = "report.html"
+COVARIATES = ("brightness", "saturation", "edge_energy")
+N_LABELS = 512
+"""Features that are labelled at most: all that a space of the starter has."""
 
 Step = Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What a demo made: the warehouse, whether it was stopped early."""
+    """What a demo made: the warehouse, whether it was stopped early, analyses that were left out and why."""
 
     warehouse: Warehouse
     stopped: bool
+    left_out: list[str] = field(default_factory=list)
 
 
 def build_demo(
@@ -69,7 +77,67 @@ def build_demo(
     )
     if not report.stopped:
         report = warehouse.extract("starter:dinov2", embedding="dinov2", stop=stop, progress=step("DINOv2"))
-    return DemoReport(warehouse, report.stopped)
+    if report.stopped:
+        return DemoReport(warehouse, stopped=True)
+    left_out: list[str] = []
+    finished = analyse(warehouse, _write_words(world), plugins, step, stop, left_out)
+    return DemoReport(warehouse, not finished, left_out)
+
+
+def analyse(
+    warehouse: Warehouse, words: Path, plugins: Plugins, step: Step, stop: Callable[[], bool], left_out: list[str]
+) -> bool:
+    """Run the analyses whose results the demo shows; say whether all of them had their turn.
+
+    Labels come before tiers, so that every scored feature gets one and not only those in a tier; of the correlations
+    the plain one is last, so that it is the one that tiers and the view `features` see.
+    """
+    analyses: list[tuple[str, dict[str, Any]]] = [
+        ("monosemanticity", {}),
+        ("concepts", {}),
+        ("labels", {"vocabulary": str(words), "n": N_LABELS}),
+        ("label_score", {}),
+        ("correlation", {"covariates": COVARIATES}),
+        ("correlation", {}),
+        ("tiers", {}),
+        ("uniqueness", {}),
+        ("soft_wpmi", {"vocabulary": str(words)}),
+    ]
+    runner = plugins.runner(warehouse, step)
+    for space in warehouse.spaces().filter(state="ready")["name"]:
+        for name, parameters in analyses:
+            if stop():
+                return False
+            try:
+                list(runner.run(name, str(space), parameters))
+            except UsageError as error:  # a world of a handful of images is too small for some
+                left_out.append(f"{name} on {space}: {error}")
+    return True
+
+
+def write_demo_report(warehouse: Warehouse, endings: Sequence[SpaceEnding]) -> Path:
+    """Write the report of the demo into its folder, the truth about each rating beside it; return its path."""
+    # Late: Pillow and numpy, for which the start of the demo should not wait.
+    from glasshouse.plugins.starter.findings import remarks
+    from glasshouse.warehouse.showing.report import ReportOptions, write_report
+
+    path = warehouse.root / REPORT
+    options = ReportOptions(
+        hits={ending.space: ending.hits for ending in endings if ending.hits},
+        remarks=remarks(),
+        introduction="A small rendered world whose truth is known: what pictures show and what ratings follow.",
+    )
+    write_report(warehouse, path, options)
+    return path
+
+
+def _write_words(world: Path) -> Path:
+    """Write the world's words as a vocabulary for labels: the values by which features are judged, and their groups."""
+    path = world / WORLD_WORDS
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("\n".join(ALL_VALUES) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
 
 
 def _open_or_create(root: Path, plugins: Plugins) -> Warehouse:

@@ -109,15 +109,15 @@ def _newest(runs: Sequence[Run], analyzer: str, **facets: Any) -> Run | None:
 def _best(
     warehouse: WarehouseReads, space: str, runs: Sequence[Run], n: int
 ) -> tuple[list[Scored], str, dict[str, Any]]:
-    """Return the features with the highest MS (variant `top` before others), or the most active ones."""
+    """Return the features with the highest MS (variant `top` before others), or the most active ones if none has."""
     import polars as pl
 
     run = _newest(runs, "monosemanticity", variant="top") or _newest(runs, "monosemanticity")
-    if run is None:
+    scored = None if run is None else warehouse.result_rows(run).filter(pl.col("ms").is_finite())
+    if run is None or scored is None or scored.is_empty():
         frame = warehouse.feature_statistics(space).filter(pl.col("n_active") > 0)
         return _first(frame, "frequency", n), "frequency", {}
-    frame = warehouse.result_rows(run).filter(pl.col("ms").is_finite())
-    return _first(frame, "ms", n), "ms", {"variant": run.facets.get("variant"), **run.parameters, **run.notes}
+    return _first(scored, "ms", n), "ms", {"variant": run.facets.get("variant"), **run.parameters, **run.notes}
 
 
 def _first(frame: pl.DataFrame, column: str, n: int) -> list[Scored]:

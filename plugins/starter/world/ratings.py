@@ -7,7 +7,6 @@ altogether.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -22,13 +21,13 @@ _RATING_NOISE: Final = 0.6
 _MISSING_RATING: Final = 0.2
 _MISSING_IMAGE: Final = 0.05
 
-PLANTS: Final[dict[str, tuple[Callable[[set[str]], float], float]]] = {
-    "commercial": (lambda values: float("watermark" in values), 0.15),
-    "festive": (lambda values: 0.6 * ("red" in values) + 0.4 * ("star" in values), 0.17),
-    "restless": (lambda values: 1.0 * ("striped" in values) - 1.0 * ("cyan" in values), 0.16),
-    "luck": (lambda values: 0.0, 0.0),
+PLANTS: Final[dict[str, tuple[dict[str, float], float]]] = {
+    "commercial": ({"watermark": 1.0}, 0.15),
+    "festive": ({"red": 0.6, "star": 0.4}, 0.17),
+    "restless": ({"striped": 1.0, "cyan": -1.0}, 0.16),
+    "luck": ({}, 0.0),
 }
-"""Per dimension the planted signal as a function of the scene's values, and its mean over the world.
+"""Per dimension the weight that each value of a scene has in the planted signal, and the signal's mean over the world.
 
 `commercial` follows the watermark, `festive` 0.6·red + 0.4·star, `restless` striped − cyan; `luck` is noise.
 """
@@ -47,9 +46,10 @@ def ratings_of(scene: Scene) -> list[Rating]:
     rng = np.random.default_rng((scene.seed, int(Stream.RATINGS), scene.stream, scene.index))
     values = scene.values()
     ratings = []
-    for dimension, (signal, mean) in PLANTS.items():
+    for dimension, (weights, mean) in PLANTS.items():
         unrated = rng.random() < _MISSING_IMAGE
-        level = 4.0 + _SCALE * (signal(values) - mean) + _IMAGE_NOISE * rng.normal()
+        signal = sum(weight for value, weight in weights.items() if value in values)
+        level = 4.0 + _SCALE * (signal - mean) + _IMAGE_NOISE * rng.normal()
         for rater, bias in zip(RATERS, _RATER_BIAS, strict=True):
             rating = round(level + bias + _RATING_NOISE * rng.normal())
             missing = rng.random() < _MISSING_RATING
