@@ -84,7 +84,7 @@ class SoftWpmi(Analyzer[SoftWpmiParameters]):
                 "Complete it with `glasshouse embed`."
             )
         # One copy of the unit vectors in float32: products of it are what takes the time.
-        images_ne = (directions.vectors_ne * directions.scale_n[:, None]).astype(np.float32)
+        images_ne = directions.vectors_ne * directions.scale_n[:, None].astype(np.float32)
         word_fb, score_fb, share_fb = best_words(
             top_fk,
             images_ne,
