@@ -58,6 +58,7 @@ class LabelScore(Analyzer[LabelScoreParameters]):
     of other features' labels on the same images, `beats_random` the share of them that the label beats.
     """
 
+    # It does not require `labels`: that would have stale ones made anew by a service, which costs money.
     summary = "Whether labels are right: they tell active from silent images, by CLIP or by a model's yes and no"
     parameters = LabelScoreParameters
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -76,7 +77,6 @@ class LabelScore(Analyzer[LabelScoreParameters]):
             ("n_parse_failures", pa.int32()),
         ]
     )
-    requires = ("labels",)
     facets = ("labeler", "model", "scorer")
 
     def resolve(self, view: AnalysisView, parameters: LabelScoreParameters) -> LabelScoreParameters:

@@ -73,6 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     plugins.labelers.register("table", LabelerLoader(load_table, "", sees_pictures=False), "these tests")
     root: Path = tmp_path_factory.mktemp("labels") / "world.glasshouse"
     warehouse = build_demo(root, N_IMAGES, 0, plugins, lambda title: lambda done, total: None).warehouse
+    warehouse.forget(warehouse.runs())
     true_nv = truth(warehouse, CORE_VALUES)
     pure = {}
     for space in SPACES:
