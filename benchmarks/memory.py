@@ -62,7 +62,7 @@ def _step(step: str, root: Path, pictures: Path) -> dict[str, float]:
     plugins = Plugins(external=False)
     if step == "add":
         Warehouse.create(root, plugins).add([pictures])
-        return {"add": _peak()}
+        return {"add": peak()}
     requests = [SpaceRequest(name, hook, tokens, plugins.load_sae(sae)) for name, hook, tokens, sae in SPACES]
     peaks: list[float] = []
     extract(
@@ -70,12 +70,12 @@ def _step(step: str, root: Path, pictures: Path) -> dict[str, float]:
         plugins.load_encoder(ENCODER),
         requests,
         "clip",
-        announce=lambda words: peaks.append(_peak()),
+        announce=lambda words: peaks.append(peak()),
     )
-    return {"extract, until the last shard": peaks[0], "extract, finalising included": _peak()}
+    return {"extract, until the last shard": peaks[0], "extract, finalising included": peak()}
 
 
-def _peak() -> float:
+def peak() -> float:
     """Peak in MiB of this program; `getrusage` would also count what the process was before it started it."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

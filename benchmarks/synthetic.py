@@ -27,6 +27,9 @@ from glasshouse.warehouse.extraction.shards import ShardFolder, ShardRecord
 from glasshouse.warehouse.warehouse import Warehouse
 
 PALETTE = 256
+EMBEDDING = "vectors"
+"""Name of the image embedding; random, of `EMBEDDING_WIDTH` coordinates, of all images."""
+EMBEDDING_WIDTH = 384
 Features = npt.NDArray[np.int32]
 
 
@@ -98,6 +101,15 @@ class Setting:
             if not self.warehouse.layout.space_file(shape.name).exists():
                 self.finalise(shape, self.shards(shape))
         return self.warehouse
+
+    @cached_property
+    def embedded(self) -> Warehouse:
+        """The warehouse with every space finalised and an image embedding, for analyses."""
+        say(f"  writing the embedding: {EMBEDDING_WIDTH} coordinates for each image")
+        n_images = self.ready.images().height
+        vectors_ne = np.random.default_rng(1).normal(0.3, 1, (n_images, EMBEDDING_WIDTH)).astype(np.float32)
+        self.ready.import_embeddings(EMBEDDING, vectors_ne, list(range(n_images)))
+        return self.ready
 
 
 def batches(shape: SpaceShape, seed: int) -> Iterator[tuple[pa.Table, ShardRecord]]:
