@@ -41,7 +41,7 @@ class Thresholds(NamedTuple):
 
 
 class Tiers(Analyzer[TiersParameters]):
-    """A feature is in one tier or in none."""
+    """Elite, good and diverse features, from monosemanticity and correlation with ratings; each in one tier at most."""
 
     version = "1"
     summary = "which features to look at first: elite, good, diverse"
