@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from glasshouse.warehouse.showing.plain import plain
+
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON; dates and paths become text."""
@@ -24,7 +26,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: 
     right = set(numeric)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
+        table.add_column(Text(plain(column)), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         # Text, never markup: what a caption or a path says must not be read as formatting.
         table.add_row(*(Text(cell(value)) for value in row))
@@ -41,8 +43,9 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, (list, dict)):
-        return json.dumps(value, default=str, ensure_ascii=False)
-    return str(value).replace("\n", "↵")
+        return plain(json.dumps(value, default=str, ensure_ascii=False))
+    # A caption or a label may hold what a terminal takes as a command.
+    return plain(str(value).replace("\n", "↵"))
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

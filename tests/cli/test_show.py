@@ -62,3 +62,11 @@ def test_mistakes_end_in_one_line(shown: Run) -> None:
         done = shown("show", *words)
         assert done.returncode in (1, 2), words
         assert message in done.stderr and done.stderr.count("\n") == 1, words
+
+
+def test_no_table_sends_commands_to_the_terminal(shown: Run) -> None:
+    done = shown(
+        "sql", "SELECT caption, [caption || chr(155)] AS listed, chr(8238) || 'x' AS \"\u202ename\" FROM captions"
+    )
+    assert "[bold]x[/bold] <b> [31mred" in done.stdout
+    assert not set(done.stdout) & {"\x1b", "\x9b", "\u202e"}

@@ -51,9 +51,10 @@ def test_everything_that_was_found_is_in_it(analysed: Warehouse) -> None:
     for part in (
         "What it holds", "Space cls", "Space patches", "6 images", "Tiers: 1 elite.", "1 features have a label.",
         "mean cosine of 0.2", "monosemantic from 0.5", "joy <b>", "given brightness, saturation", "more of it, lower",
-        "24 of 24 features have q < 0.05", "MS 0.96 moderate (top)", "stranger",
+        "24 of 24 features have q < 0.05", "about one in twenty is expected to be chance", "MS 0.96 moderate (top)", "stranger",
     ):  # fmt: skip
         assert part in words, part
+    assert "{" not in words.split("}")[-1]
 
 
 def test_a_warehouse_without_analyses_has_a_report(bare: Warehouse) -> None:

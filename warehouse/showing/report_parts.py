@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PICTURE_SIDE = 128
 """Longer side of a feature's pictures, in pixels; twice the starter world's."""
 
-N_SHOWN_PREDICTORS = 5
+N_SHOWN_PREDICTORS = 6
 _CHANCE = "Of all that is found at q < 0.05, over all ratings together, about one in twenty is expected to be chance."
 
 
@@ -152,7 +152,7 @@ def _caveat(found: SpaceFindings) -> str:
         given = "; ".join(found.covariates)
         return (
             f"r given {given} says what is left of a correlation when these are held constant: where little is left, "
-            "the feature may be no more than colour or light. A correlation is no cause either way. {_CHANCE}"
+            f"the feature may be no more than colour or light. A correlation is no cause either way. {_CHANCE}"
         )
     return (
         "A correlation is no cause, and a feature may be no more than colour or light: `glasshouse analyze correlation "

@@ -74,7 +74,7 @@ def _feature_lines(card: FeatureCard) -> list[Line]:
         if row.get("auc") is not None:
             scores.append(f"label AUC {row['auc']:.2f}")
     lines = [Line(title, _TITLE), Line("   ".join([activity(card), *scores]))]
-    tested = [row for row in card.correlations if row.get("r") is not None][:4]
+    tested = [row for row in card.correlations if row.get("r") is not None and not row.get("covariates")][:4]
     if tested:
         words = (f"{row.get('dimension')} {row['r']:+.2f} (q {figure(row.get('q'), 2)})" for row in tested)
         lines.append(Line("correlation:  " + "   ".join(words), _TEXT, _GREY))

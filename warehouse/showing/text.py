@@ -78,10 +78,8 @@ def _label_lines(card: FeatureCard) -> Iterator[str]:
             if row.get(name):
                 yield f"  {name.replace('_', ' ')}: {figure(row[name])}"
     for row in card.rows("label_score"):
-        yield (
-            f"label “{row.get('label')}” judged by {row.get('scorer')}: AUC {figure(row.get('auc'))}, "
-            f"balanced accuracy {figure(row.get('balanced_accuracy'))}"
-        )
+        auc, accuracy = ("–" if row.get(name) is None else f"{row[name]:.2f}" for name in ("auc", "balanced_accuracy"))
+        yield f"label “{row.get('label')}” judged by {row.get('scorer')}: AUC {auc}, balanced accuracy {accuracy}"
 
 
 def _ms(row: Mapping[str, Any]) -> str:
