@@ -49,9 +49,10 @@ def test_hostile_texts_stay_texts(analysed: Warehouse) -> None:
 def test_everything_that_was_found_is_in_it(analysed: Warehouse) -> None:
     words = Page(report_html(analysed, ReportOptions(n=4, k=2))).words
     for part in (
-        "What it holds", "Space cls", "Space patches", "6 images", "Tiers: 1 elite.", "1 features have a label.",
+        "What it holds", "Space cls", "Space patches", "6 images", "Tiers: 1 elite.", "1 feature has a label.",
         "mean cosine of 0.2", "monosemantic from 0.5", "joy <b>", "given brightness, saturation", "more of it, lower",
-        "24 of 24 features have q < 0.05", "about one in twenty is expected to be chance", "MS 0.96 moderate (top)", "stranger",
+        "24 of 24 features have q < 0.05", "about one in twenty is expected to be chance",
+        "MS 0.96 moderate (top)", "stranger",
     ):  # fmt: skip
         assert part in words, part
     assert "{" not in words.split("}")[-1]

@@ -102,7 +102,8 @@ def space_facts(found: SpaceFindings) -> str:
     if found.tiers:
         lines.append("Tiers: " + ", ".join(f"{n:,} {name}" for _, name, n in found.tiers) + ".")
     if found.n_labels:
-        lines.append(f"{found.n_labels:,} features have a label.")
+        has = "feature has" if found.n_labels == 1 else "features have"
+        lines.append(f"{found.n_labels:,} {has} a label.")
     given = found.thresholds
     if given.get("moderate_from") is not None and given.get("monosemantic_from") is not None:
         lines.append(
