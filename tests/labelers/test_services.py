@@ -264,7 +264,7 @@ LEAKS = {
     "in a label": (200, {**GOOD, "description": f"the key is {KEY}"}),
     "in a bad reply": (200, f"no label but {KEY}"),
     "in an error": (418, f"you sent {KEY}; see https://x.invalid/?key={KEY}&a=1"),
-    "at the edge of what is shown": (418, "x" * 170 + " " + KEY + " " + "x" * 50),
+    "at the edge of what is shown": (418, "x" * 183 + " " + KEY + " " + "x" * 50),
     "in a busy message": (503, f"try later, {KEY}"),
 }
 
