@@ -25,12 +25,12 @@ def _benchmarks_can_be_imported() -> Any:
 @pytest.fixture(scope="module")
 def rows() -> list[Any]:
     return importlib.import_module("benchmarks.__main__").main(
-        ["storage", "queries", "correlation", "startup", "--quick"]
+        ["storage", "queries", "correlation", "search", "startup", "--quick"]
     )
 
 
 def test_every_benchmark_gives_rows_with_a_figure(rows: list[Any]) -> None:
-    assert {row.benchmark for row in rows} == {"finalise", "size", "queries", "correlation", "startup"}
+    assert {row.benchmark for row in rows} == {"finalise", "size", "queries", "correlation", "search", "startup"}
     for row in rows:
         assert row.what and any(character.isdigit() for character in row.measured), row
         assert (row.met is None) == (row.target == ""), row

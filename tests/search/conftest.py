@@ -18,7 +18,10 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from glasshouse.plugins.starter.demo import build_demo
 
     root = tmp_path_factory.mktemp("search") / "demo.glasshouse"
-    build_demo(root, N_IMAGES, 0, Plugins(external=False), lambda title: lambda done, total: None)
+    made = build_demo(root, N_IMAGES, 0, Plugins(external=False), lambda title: lambda done, total: None).warehouse
+    made.forget(made.runs())
+    made.close()
+    shutil.rmtree(root / "cache", ignore_errors=True)
     return root
 
 

@@ -40,7 +40,7 @@ def embed_texts(warehouse: WarehouseSearch, embedding: str, texts: Sequence[str]
         ModelError: the encoder cannot be loaded, or has other weights now.
     """
     record = embedding_record(warehouse, embedding)
-    cache = _cache_of(warehouse, record)
+    cache = text_cache(warehouse, record)
     found = cache.get(texts) if cache else [None] * len(texts)
     missing = list(dict.fromkeys(text for text, vector in zip(texts, found, strict=True) if vector is None))
     fresh = _fresh(warehouse, record, cache, missing) if missing else {}
@@ -129,8 +129,8 @@ def _no_text_tower(record: EmbeddingRecord) -> UsageError:
     )
 
 
-def _cache_of(warehouse: WarehouseSearch, record: EmbeddingRecord) -> TextCache | None:
-    """Return the cache of an embedding's encoder; none where the encoder is not known."""
+def text_cache(warehouse: WarehouseSearch, record: EmbeddingRecord) -> TextCache | None:
+    """Return the cache of the texts of an embedding's encoder; none where the encoder is not known."""
     if record.encoder_fingerprint is None:
         return None
     caches = warehouse.searching.texts
