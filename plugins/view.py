@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.schema.errors import UsageError
@@ -158,6 +159,15 @@ class AnalysisView:
         """Return what another analyzer noted about its newest run on this space; empty when it was never run."""
         run = latest_run(self.warehouse.catalogue, analyzer, self.space, facets)
         return {} if run is None else run.notes
+
+    def file(self, path: str | Path) -> Path:
+        """Return the path of a file outside of the warehouse that the analysis is about to read.
+
+        A run that has read it is not the same any more once its content has changed.
+        """
+        absolute = Path(path).absolute()
+        self._read("file", str(absolute))
+        return absolute
 
     # -- for the record ----------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ class SoftWpmi(Analyzer[SoftWpmiParameters]):
         Raises:
             UsageError: no feature is.
         """
-        words = read_vocabulary(None if parameters.vocabulary is None else str(parameters.vocabulary))
+        words = read_vocabulary(None if parameters.vocabulary is None else str(view.file(parameters.vocabulary)))
         directions = directions_of(view.embedding(str(parameters.embedding)), view.image_ids)
         features, top_fk = _top_rows(view, directions, parameters.k)
         if not len(features):

@@ -93,7 +93,7 @@ def load(options: LabelerOptions) -> VocabularyLabeler:
     embedding = str(run.facets["embedding"])
     view.result("concepts", run.facets)  # notes it as an input of the run
     feature_ids, vectors_ke = view.warehouse.result_vectors(run)
-    words = read_vocabulary(options.vocabulary)
+    words = read_vocabulary(None if options.vocabulary is None else str(view.file(options.vocabulary)))
     texts_we = unit_rows(embed_texts(view.warehouse, embedding, words))
     images_ne = unit_rows(view.embedding(embedding).vectors_ne)
     mean_e = images_ne[np.isfinite(images_ne).all(axis=1)].mean(axis=0)

@@ -19,7 +19,7 @@ CREATE SEQUENCE run_ids START 1;
 -- The state of everything a run has read, as it was then.
 CREATE TABLE run_inputs (
     run_id       INTEGER NOT NULL,
-    kind         VARCHAR NOT NULL,      -- space, embedding, table, run
+    kind         VARCHAR NOT NULL,      -- space, embedding, table, run, file (outside of the warehouse; by SHA-256)
     name         VARCHAR NOT NULL,      -- of runs: analyzer, space and facets
     state        VARCHAR NOT NULL
 );
@@ -59,10 +59,11 @@ SELECT 'table', 'images', count(*)::VARCHAR FROM images
 UNION ALL
 SELECT 'run', concat_ws('|', analyzer, space, facets), run_id::VARCHAR FROM latest_runs;
 
--- Runs that would come out differently now: something that they read has changed, or is itself stale.
+-- Runs that would come out differently now: something that they read has changed, or is itself stale. What SQL cannot
+-- see, the files, is compared when the same run is asked for again.
 CREATE VIEW stale_runs AS
 WITH RECURSIVE stale(run_id) AS (
-    SELECT run_id FROM run_inputs WHERE (kind, name, state) NOT IN (SELECT (kind, name, state) FROM input_states)
+    SELECT run_id FROM run_inputs WHERE kind <> 'file' AND (kind, name, state) NOT IN (SELECT (kind, name, state) FROM input_states)
     UNION
     SELECT i.run_id FROM run_inputs AS i, stale AS s WHERE i.kind = 'run' AND i.state = s.run_id::VARCHAR
 )

@@ -300,3 +300,16 @@ def test_changed_ratings_make_what_read_them_stale(analysed: Any, tmp_path: Path
     table.write_text("image,beauty\n00001.png,3\n00002.png,5\n")
     analysed.add(ratings=[table])
     assert current_input(analysed.catalogue, "table", "ratings") != before
+
+
+def test_a_changed_file_is_read_again(analysed: Any, tmp_path: Path) -> None:
+    file = tmp_path / "word.txt"
+    file.write_text("first")
+    assert done(analysed.analyze("pieces", "x", file=file)) == [("pieces", True)]
+    assert done(analysed.analyze("pieces", "x", file=file)) == [("pieces", False)]
+    file.write_text("second")
+    assert done(analysed.analyze("pieces", "x", file=file)) == [("pieces", True)]
+    assert analysed.sql("SELECT word FROM pieces").rows() == [("second",)]
+    file.unlink()
+    with pytest.raises(PluginError, match="FileNotFoundError"):
+        analysed.analyze("pieces", "x", file=file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -89,6 +90,7 @@ class Signed(Analyzer[Parameters]):
 class PieceParameters(Parameters):
     features: tuple[int, ...] = Field((0,), description="Which features.")
     word: str = Field("a", description="What is said of them.")
+    file: Path | None = Field(None, description="A file that says it instead.")
 
 
 class Pieces(Analyzer[PieceParameters]):
@@ -101,10 +103,11 @@ class Pieces(Analyzer[PieceParameters]):
     is_incremental = True
 
     def run(self, view: Any, parameters: PieceParameters) -> pa.Table:
+        word = parameters.word if parameters.file is None else view.file(parameters.file).read_text()
         return pa.table(
             {
                 "feature_id": pa.array(parameters.features, pa.int32()),
-                "word": [parameters.word] * len(parameters.features),
+                "word": [word] * len(parameters.features),
             }
         )
 

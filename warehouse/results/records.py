@@ -18,7 +18,7 @@ OWN_COLUMNS = ("run_id", "space", "stale")
 class Input(NamedTuple):
     """Something that a run has read, and its state then.
 
-    `kind` is `space`, `embedding`, `table` (of the catalogue) or `run`; `name` of a run is its slot.
+    `kind` is `space`, `embedding`, `table` (of the catalogue), `run` or `file`; `name` of a run is its slot.
     """
 
     kind: str

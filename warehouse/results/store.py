@@ -18,6 +18,7 @@ from glasshouse.warehouse import surface
 from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier, result_table
+from glasshouse.warehouse.results.inputs import current_input
 from glasshouse.warehouse.results.records import Input, Request, ResultTable, Run, as_json
 from glasshouse.warehouse.results.vectors import VECTOR_COLUMN, drop_vectors, write_vectors
 
@@ -62,10 +63,21 @@ def identical_run(catalogue: Catalogue, request: Request, *, is_incremental: boo
     """
     parameters = json.loads(as_json(request.parameters))
     for run in reversed(all_runs(catalogue)):
+        # Files are read anew only for the one run that is the same otherwise.
         is_same = (run.analyzer, run.version, run.space) == (request.analyzer, request.version, request.space)
-        if is_same and run.parameters == parameters and not run.is_stale and (run.is_latest or is_incremental):
+        is_good = not run.is_stale and (run.is_latest or is_incremental)
+        if is_same and is_good and run.parameters == parameters and not _changed_files(catalogue, run):
             return run
     return None
+
+
+def _changed_files(catalogue: Catalogue, run: Run) -> list[str]:
+    """Return the files that a run has read and that are no longer the same."""
+    with catalogue.reading() as connection:
+        files = connection.execute(
+            "SELECT name, state FROM run_inputs WHERE run_id = $run AND kind = 'file'", {"run": run.run_id}
+        ).fetchall()
+    return [name for name, state in files if current_input(catalogue, "file", name).state != state]
 
 
 def commit_run(layout: Layout, request: Request, table: ResultTable, outcome: Outcome) -> int:
