@@ -141,7 +141,8 @@ def test_fewer_than_ten_images_make_no_score_unless_asked_for(warehouse: Any) ->
 def test_one_overwhelming_image_does_not_cancel_the_rest(seed: int) -> None:
     """The difference of squares alone would be wrong in the second digit here."""
     rng = np.random.default_rng(seed)
-    values_nf = (10 ** rng.uniform(-12, 12, (40, 6))).astype(np.float32) * (rng.random((40, 6)) < 0.7)
+    values_nf = (rng.uniform(1, 2, (40, 6)) * (rng.random((40, 6)) < 0.7)).astype(np.float32)
+    values_nf[rng.integers(40, size=6), np.arange(6)] = 10.0 ** np.array([3, 5, 7, 9, 11, 14])
     vectors_ne = rng.normal(size=(40, 300)).astype(np.float32)
     rows = rows_of(values_nf)
     score_f = formulas.scores(rows, rows.value_r.astype(float), directions(vectors_ne))
