@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from typing import Any
@@ -84,6 +85,36 @@ def test_a_query_that_only_names_a_function_runs_no_model(searchable: Any) -> No
         with pytest.raises(Exception, match="plugins"):
             connection.sql("FROM concept_search('never embedded')").fetchall()
         assert len(connection.sql("FROM concept_search('red')").fetchall()) == 20
+
+
+def test_explain_and_planning_call_no_function(searchable: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glasshouse.plugins.sql_functions import SqlFunctions
+
+    calls: list[str] = []
+    for name in ("_features", "image_search", "clip_similarity"):
+        real = getattr(SqlFunctions, name)
+
+        def counted(self: Any, *values: Any, name: str = name, real: Any = real) -> Any:
+            calls.append(name)
+            return real(self, *values)
+
+        # DuckDB counts a function's parameters, so those that it sees itself keep theirs.
+        wrapped = functools.wraps(real)(counted)
+        monkeypatch.setattr(SqlFunctions, name, wrapped)
+    queries = (
+        "FROM concept_search('red')",
+        "FROM concept_search_by_image(3)",
+        "FROM similar_features('cls', 3)",
+        "FROM image_search(3)",
+        "SELECT clip_similarity('red', 3)",
+    )
+    with searchable.reading() as connection:
+        for query in queries:
+            connection.sql(f"EXPLAIN {query}").fetchall()
+            connection.sql(query)
+        assert calls == []
+        connection.sql("FROM concept_search('red')").fetchall()
+        assert calls == ["_features"]
 
 
 @pytest.mark.parametrize(
