@@ -113,26 +113,20 @@ def test_pauses_double_and_are_jittered_and_bounded() -> None:
 
 
 def test_a_wait_that_is_asked_for_holds_everybody(tmp_path: Path) -> None:
+    """One question hears of it and is given up; another one waits all the same."""
     sent: list[float] = []
-    lock = threading.Lock()
 
     def send() -> Reply:
-        with lock:
-            sent.append(time.monotonic())
-            number = len(sent)
-        if number == 1:
+        sent.append(time.monotonic())
+        if len(sent) == 1:
             raise RetryLater("busy", 0.4)
         return Reply("fine")
 
-    calls = calls_in(tmp_path)
-    started = threading.Timer(0.1, lambda: None)
-    started.start()
-    first = threading.Thread(target=lambda: calls.ask({"n": 1}, send, as_is))
-    first.start()
-    started.join()
-    calls.ask({"n": 2}, send, as_is)
-    first.join()
-    assert len(sent) == 3 and min(sent[1:]) - sent[0] >= 0.39
+    calls = calls_in(tmp_path, patience=Patience(n_tries=1))
+    with pytest.raises(Unanswered):
+        calls.ask({"n": 1}, send, as_is)
+    assert calls.ask({"n": 2}, send, as_is) == "fine"
+    assert sent[1] - sent[0] >= 0.39
 
 
 def test_too_long_a_wait_is_an_error(tmp_path: Path) -> None:
@@ -147,7 +141,7 @@ def test_requests_per_minute(tmp_path: Path) -> None:
     calls = calls_in(tmp_path, requests_per_minute=600)
     started = time.monotonic()
     list(answers_of(range(6), lambda n: calls.ask({"n": n}, lambda: Reply("x"), as_is), calls, 6))
-    assert 0.49 <= time.monotonic() - started < 3
+    assert 0.49 <= time.monotonic() - started < 10
 
 
 def test_a_cache_that_cannot_be_written_or_read_is_no_error(tmp_path: Path) -> None:
