@@ -23,7 +23,8 @@ def answers_of(
 
     Args:
         questions: any.
-        answer: called in threads. What it raises is raised here.
+        answer: called in threads. What it raises is raised here, so it catches `Unanswered` itself: the questions that
+            an error of another one stopped raise that, and may be done before it.
         calls: stopped at the end.
         concurrency: threads.
     """
