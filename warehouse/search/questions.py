@@ -1,15 +1,18 @@
-"""What can be asked: words, pictures or a feature, and how they are compared."""
+"""What can be asked: words, pictures or a feature, and how they are compared. Light: the command line imports it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from glasshouse.schema.errors import UsageError
-from glasshouse.warehouse.search.templates import check_queries, check_templates
 
 ImageName = int | str | Path
 """An image of the warehouse (id, path, end of a path, SHA-256), or a picture file of anywhere."""
+
+GAP = "{}"
+"""Where a template takes the query."""
 
 MIN_IMAGES = 10
 """Features whose concept vector is of fewer images are left out: the mean of a few is near whatever they show."""
@@ -53,3 +56,24 @@ class Question:
         if self.like is not None:
             return [f"{self.like[0]}:{self.like[1]}"]
         return list(self.texts) or [", ".join(str(image) for image in self.images)]
+
+
+def check_queries(queries: Sequence[str]) -> None:
+    """See that there is a query and that none is empty.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if not queries or any(not query.strip() for query in queries):
+        raise UsageError('The query is empty. Say what to look for, e.g. "striped".')
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """See that every template has a place for the query.
+
+    Raises:
+        UsageError: one has none.
+    """
+    for template in templates:
+        if GAP not in template:
+            raise UsageError(f'The template "{template}" has no {GAP} for the query; write e.g. "a photo of {GAP}".')

@@ -12,10 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from glasshouse.schema.errors import UsageError
-
-GAP = "{}"
-"""Where a template takes the query."""
+from glasshouse.warehouse.search.questions import GAP as GAP
+from glasshouse.warehouse.search.questions import check_queries, check_templates
 
 EmbedTexts = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 """From n texts to their vectors [n, E], in the same order."""
@@ -50,24 +48,3 @@ def query_vectors(embed: EmbedTexts, queries: Sequence[str], templates: Sequence
 def filled(template: str, query: str) -> str:
     """Put a query into every gap of a template; braces in the query mean nothing."""
     return template.replace(GAP, query)
-
-
-def check_queries(queries: Sequence[str]) -> None:
-    """See that there is a query and that none is empty.
-
-    Raises:
-        UsageError: otherwise.
-    """
-    if not queries or any(not query.strip() for query in queries):
-        raise UsageError('The query is empty. Say what to look for, e.g. "striped".')
-
-
-def check_templates(templates: Sequence[str]) -> None:
-    """See that every template has a place for the query.
-
-    Raises:
-        UsageError: one has none.
-    """
-    for template in templates:
-        if GAP not in template:
-            raise UsageError(f'The template "{template}" has no {GAP} for the query; write e.g. "a photo of {GAP}".')
