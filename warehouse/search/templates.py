@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from glasshouse.warehouse.search.questions import GAP as GAP
-from glasshouse.warehouse.search.questions import check_queries, check_templates
+from glasshouse.warehouse.search.questions import GAP, check_queries, check_templates
+
+__all__ = ["GAP", "EmbedTexts", "check_queries", "check_templates", "filled", "query_vectors"]
 
 EmbedTexts = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 """From n texts to their vectors [n, E], in the same order."""
