@@ -154,7 +154,7 @@ def _line(report: AnalysisReport) -> str:
     if report.run is None:
         return f"{start}left out: {report.left_out}"
     if not report.is_new:
-        return f"{start}nothing to do, run {report.run.run_id} is the same (--force computes it anew)"
+        return f"{start}nothing to do, run {report.run.run_id} is up to date (--force computes it anew)"
     return f"{start}{count(report.run.n_rows, 'row')} in {report.run.duration_s:.1f} s (run {report.run.run_id})"
 
 

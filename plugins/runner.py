@@ -89,9 +89,10 @@ class Runner:
             return str(analyzer.preview(view, parameters))
 
     def run_all(self, space: str, *, force: bool = False) -> Iterator[AnalysisReport]:
-        """Run everything that is possible on a space with default parameters, requirements first.
+        """Run everything that is possible on a space, requirements first: what is missing or stale.
 
-        Yields a report as each is done. One that was left out says why; a failure of one does not keep the others.
+        What was never run gets default parameters. Yields a report as each is done. One that was left out says why;
+        a failure of one does not keep the others.
         """
         reports: dict[str, AnalysisReport] = {}
         for name in self._order(*(name for name, _, _ in self.analyzers)):
@@ -99,13 +100,33 @@ class Runner:
             if lacking:
                 why = f"it needs the result of '{lacking[0]}', which is not there"
                 reports[name] = AnalysisReport(name, space, None, left_out=why)
-            else:
-                reports[name] = self._try_one(name, space, force=force)
-            yield reports[name]
+                yield reports[name]
+                continue
+            for given in self._due(name, space, force=force):
+                reports[name] = self._try_one(name, space, given, force=force)
+                yield reports[name]
 
-    def _try_one(self, name: str, space: str, *, force: bool) -> AnalysisReport:
+    def _due(self, name: str, space: str, *, force: bool) -> list[Mapping[str, Any]]:
+        """Return the parameters with which an analysis is to be run: those of its results, or the defaults.
+
+        So what was asked for with other parameters stays as it is, and is renewed as it was when it is stale. Of
+        results that stand side by side all stale ones are renewed; where none is stale, the newest is reported.
+        """
+        runs = self._latest(name, space)
+        stale = [run.parameters for run in runs if force or not self._is_current(run)]
+        return list(stale or [run.parameters for run in runs[-1:]] or [{}])
+
+    def _latest(self, name: str, space: str) -> list[Run]:
+        runs = all_runs(self.warehouse.catalogue)
+        return [run for run in runs if run.is_latest and (run.analyzer, run.space) == (name, space)]
+
+    def _is_current(self, run: Run) -> bool:
+        """Say whether a run would come out the same now: nothing it has read has changed, nor has the analyzer."""
+        return not run.is_stale and run.version == self.analyzers.get(run.analyzer).version
+
+    def _try_one(self, name: str, space: str, given: Mapping[str, Any], *, force: bool) -> AnalysisReport:
         try:
-            parameters = parse_parameters(name, self.analyzers.get(name).parameters, {})
+            parameters = parse_parameters(name, self.analyzers.get(name).parameters, given)
             return self._run_one(name, space, parameters, force=force)
         except UsageError as error:
             return AnalysisReport(name, space, None, left_out=str(error))
@@ -133,7 +154,7 @@ class Runner:
     def _ensure(self, name: str, space: str) -> Iterator[AnalysisReport]:
         """Run a required analysis with its defaults unless a result of it is there, with whatever parameters."""
         run = latest_run(self.warehouse.catalogue, name, space)
-        if run is None or run.is_stale:
+        if run is None or not self._is_current(run):
             given = {} if run is None else run.parameters
             yield self._run_one(name, space, parse_parameters(name, self.analyzers.get(name).parameters, given))
 

@@ -313,3 +313,23 @@ def test_a_changed_file_is_read_again(analysed: Any, tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(PluginError, match="FileNotFoundError"):
         analysed.analyze("pieces", "x", file=file)
+
+
+def test_all_renews_what_is_stale_as_it_was_and_leaves_the_rest(analysed: Any, pictures: Path, plugins: Any) -> None:
+    def run_all() -> list[tuple[str, bool]]:
+        reports = list(plugins.runner(analysed).run_all("x"))
+        return [(r.analyzer, r.is_new) for r in reports if r.run is not None and r.analyzer in ("count", "pieces")]
+
+    analysed.analyze("count", "x", kind="double")
+    analysed.analyze("count", "x", least=12)
+    assert run_all() == [("count", False), ("pieces", True)]
+    assert run_all() == [("count", False), ("pieces", False)]
+    write_pictures(pictures, 5, first=100)
+    analysed.add([pictures])
+    extract(analysed)
+    assert run_all() == [("count", True), ("count", True), ("pieces", True)]
+    counts = [run for run in analysed.runs() if run.analyzer == "count" and run.is_latest]
+    assert [(run.facets["kind"], run.parameters["least"], run.is_stale) for run in counts] == [
+        ("double", 0, False),
+        ("plain", 12, False),
+    ]

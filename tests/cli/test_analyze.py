@@ -44,7 +44,7 @@ def test_parameters_become_options(run: Any) -> None:
 def test_what_is_done_and_what_is_left_out_is_said(run: Any) -> None:
     assert run("analyze", "directions").stdout.startswith("x: count: 24 rows in ")
     again = run("analyze", "directions")
-    assert again.stdout == "x: directions: nothing to do, run 2 is the same (--force computes it anew)\n"
+    assert again.stdout == "x: directions: nothing to do, run 2 is up to date (--force computes it anew)\n"
     done = run("analyze", "--all")
     # An analyzer that fails is named and does not keep the others; what is impossible here says why.
     assert done.returncode == 1 and done.stderr == ""
