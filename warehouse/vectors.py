@@ -96,7 +96,10 @@ class VectorStore:
                 "then compute it again."
             )
         with self._readable(name):
-            table = self._open(name).to_arrow().sort_by(self.key)
+            table = self._open(name).to_arrow()
+            # Written in order as a rule; sorting copies every vector and takes as long as reading them.
+            if np.any(np.diff(table[self.key].to_numpy()) < 0):
+                table = table.sort_by(self.key)
         ids = table[self.key].to_numpy().astype(np.int32, copy=False)
         vectors = table["vector"].combine_chunks()
         width = vectors.type.list_size
