@@ -155,7 +155,9 @@ def _line(report: AnalysisReport) -> str:
         return f"{start}left out: {report.left_out}"
     if not report.is_new:
         return f"{start}nothing to do, run {report.run.run_id} is up to date (--force computes it anew)"
-    return f"{start}{count(report.run.n_rows, 'row')} in {report.run.duration_s:.1f} s (run {report.run.run_id})"
+    left = report.run.notes.get("incomplete")
+    more = f"; {left}: the same command goes on" if left else ""
+    return f"{start}{count(report.run.n_rows, 'row')} in {report.run.duration_s:.1f} s (run {report.run.run_id}){more}"
 
 
 def _as_data(report: AnalysisReport) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class Analyzer(Generic[ParametersT]):
         """
         return parameters
 
+    def asks_a_service(self, view: AnalysisView, parameters: ParametersT) -> bool:
+        """Say whether a run would call somebody else's service, which can cost money: `--all` leaves it out then."""
+        return False
+
     def preview(self, view: AnalysisView, parameters: ParametersT) -> str:
         """Say what a run would do, for `--dry-run`: e.g. the prompt that would be sent and how often.
 
@@ -88,7 +92,8 @@ class Analyzer(Generic[ParametersT]):
     def run(self, view: AnalysisView, parameters: ParametersT) -> Rows:
         """Compute the table of one space.
 
-        Nothing is written before it has returned everything; an error or Ctrl-C leaves no trace.
+        Nothing is written before it has returned everything; an error or Ctrl-C leaves no trace. A run that could not
+        do all that it was asked for notes so, `view.note(incomplete="why")`: it is stored, and the same request goes on.
 
         Args:
             view: reads of the space and the warehouse; records what was read.

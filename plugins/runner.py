@@ -127,7 +127,7 @@ class Runner:
     def _try_one(self, name: str, space: str, given: Mapping[str, Any], *, force: bool) -> AnalysisReport:
         try:
             parameters = parse_parameters(name, self.analyzers.get(name).parameters, given)
-            return self._run_one(name, space, parameters, force=force)
+            return self._run_one(name, space, parameters, force=force, may_pay=False)
         except UsageError as error:
             return AnalysisReport(name, space, None, left_out=str(error))
         except (PluginError, ModelError) as error:
@@ -156,9 +156,12 @@ class Runner:
         run = latest_run(self.warehouse.catalogue, name, space)
         if run is None or not self._is_current(run):
             given = {} if run is None else run.parameters
-            yield self._run_one(name, space, parse_parameters(name, self.analyzers.get(name).parameters, given))
+            parameters = parse_parameters(name, self.analyzers.get(name).parameters, given)
+            yield self._run_one(name, space, parameters)
 
-    def _run_one(self, name: str, space: str, parameters: Parameters, *, force: bool = False) -> AnalysisReport:
+    def _run_one(
+        self, name: str, space: str, parameters: Parameters, *, force: bool = False, may_pay: bool = True
+    ) -> AnalysisReport:
         analyzer = self.analyzers.get(name)
         layout = self.warehouse.layout
         with exclusive([layout.lock_file("analysis", f"{name}-{space}")]):
@@ -171,6 +174,9 @@ class Runner:
             same = identical_run(self.warehouse.catalogue, request, is_incremental=analyzer.is_incremental)
             if same is not None and not force:
                 return AnalysisReport(name, space, same)
+            if not may_pay and analyzer.asks_a_service(view, parameters):
+                why = f"it asks a service, which can cost money; run `glasshouse analyze {name}` yourself"
+                return AnalysisReport(name, space, None, left_out=why)
             outcome = self.compute(name, analyzer, view, parameters)
             run_id = commit_run(layout, request, _table_of(name, analyzer), outcome)
         run = next(run for run in all_runs(self.warehouse.catalogue) if run.run_id == run_id)

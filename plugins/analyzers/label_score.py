@@ -104,6 +104,10 @@ class LabelScore(Analyzer[LabelScoreParameters]):
             chosen |= {"judge_model": resolved.model, "base_url": resolved.base_url}
         return parameters.model_copy(update=chosen)
 
+    def asks_a_service(self, view: AnalysisView, parameters: LabelScoreParameters) -> bool:
+        """Whether the judge is somebody else's."""
+        return parameters.scorer == "vlm" and labeler_loader(view, parameters.judge).is_remote
+
     def preview(self, view: AnalysisView, parameters: LabelScoreParameters) -> str:
         """Say how many labels are scored, and how many calls that takes."""
         labels = labels_of(view, parameters)

@@ -91,6 +91,8 @@ def vlm_scores(view: AnalysisView, parameters: LabelScoreParameters, labels: dic
     if broken and not rows:
         raise ModelError(f"No label could be scored: {broken[0].reason}. Run the same command again later.")
     view.note(n_calls=calls.n_sent, n_from_cache=calls.n_cached, n_unscored=len(reasons))
+    if reasons:
+        view.note(incomplete=f"{len(reasons)} not scored ({min(reason.reason for reason in reasons)})")
     return sorted(rows, key=lambda row: int(row["feature_id"]))
 
 

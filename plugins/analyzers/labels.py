@@ -85,6 +85,10 @@ class Labels(Analyzer[LabelParameters]):
         resolved = labeler_loader(view, parameters.labeler).resolve(options)
         return parameters.model_copy(update={"model": resolved.model, "base_url": resolved.base_url})
 
+    def asks_a_service(self, view: AnalysisView, parameters: LabelParameters) -> bool:
+        """Whether the labeler is somebody else's."""
+        return labeler_loader(view, parameters.labeler).is_remote
+
     def preview(self, view: AnalysisView, parameters: LabelParameters) -> str:
         """Say how many requests it would take, and show the first feature's prompt."""
         chosen = choose_features(view, parameters.features, parameters.n)
@@ -195,7 +199,7 @@ def _note(view: AnalysisView, by: str, results: dict[int, Result], calls: Calls)
     )
     if reasons:
         why = sorted({reason.reason for reason in reasons})
-        view.note(unlabelled_because=why[:5], to_go_on="the same command with --force; replies that came are kept")
+        view.note(unlabelled_because=why[:5], incomplete=f"{len(reasons)} without a reply ({why[0]})")
 
 
 def _table(results: dict[int, Result], labeler: str, model: str) -> pa.Table:

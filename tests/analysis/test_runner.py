@@ -333,3 +333,25 @@ def test_all_renews_what_is_stale_as_it_was_and_leaves_the_rest(analysed: Any, p
         ("double", 0, False),
         ("plain", 12, False),
     ]
+
+
+def test_what_asks_a_service_is_left_out_of_all_and_what_is_incomplete_goes_on(analysed: Any, plugins: Any) -> None:
+    def of_pieces() -> Any:
+        return next(r for r in plugins.runner(analysed).run_all("x") if r.analyzer == "pieces")
+
+    pieces = type(plugins.analyzers.get("pieces"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "asks_a_service", lambda self, view, parameters: True)
+        assert "can cost money; run `glasshouse analyze pieces` yourself" in of_pieces().left_out
+        original = pieces.run
+
+        def run_half(self: Any, view: Any, parameters: Any) -> Any:
+            view.note(incomplete="half of it")
+            return original(self, view, parameters)
+
+        patch.setattr(pieces, "run", run_half)
+        assert done(analysed.analyze("pieces", "x")) == [("pieces", True)]
+        patch.setattr(pieces, "run", original)
+        assert done(analysed.analyze("pieces", "x")) == [("pieces", True)], "the first one was incomplete"
+        assert done(analysed.analyze("pieces", "x")) == [("pieces", False)]
+        assert of_pieces().left_out == "" and not of_pieces().is_new

@@ -97,15 +97,16 @@ def test_ctrl_c_keeps_what_is_under_way_and_stores_no_result(labelled: Any, serv
     assert set(asked(service).values()) == {1} and len(service.seen) == N_FEATURES
 
 
-def test_max_calls_stops_before_the_limit_and_goes_on_with_force(labelled: Any, service: Service) -> None:
+def test_max_calls_stops_before_the_limit_and_the_same_command_goes_on(labelled: Any, service: Service) -> None:
     first = finish(labelled.root, service, "--max-calls", "5", "--concurrency", "3")
     assert "5 rows" in first and len(service.seen) == 5
     notes = labelled.runs()[-1].notes
     assert notes["n_unlabelled"] == N_FEATURES - 5 and "--max-calls 5" in notes["unlabelled_because"][0]
-    assert "nothing to do" in finish(labelled.root, service, "--max-calls", "5", "--concurrency", "3")
-    finish(labelled.root, service, "--max-calls", "5", "--concurrency", "3", "--force")
+    assert "the same command goes on" in first
+    finish(labelled.root, service, "--max-calls", "5", "--concurrency", "3")
     assert len(service.seen) == 10
     finish(labelled.root, service)
+    assert "nothing to do" in finish(labelled.root, service)
     assert len(service.seen) == N_FEATURES and set(asked(service).values()) == {1}
     assert labelled.sql("SELECT count(*) AS n FROM labels WHERE label IS NOT NULL")["n"][0] == N_FEATURES
 

@@ -65,7 +65,7 @@ def identical_run(catalogue: Catalogue, request: Request, *, is_incremental: boo
     for run in reversed(all_runs(catalogue)):
         # Files are read anew only for the one run that is the same otherwise.
         is_same = (run.analyzer, run.version, run.space) == (request.analyzer, request.version, request.space)
-        is_good = not run.is_stale and (run.is_latest or is_incremental)
+        is_good = not run.is_stale and (run.is_latest or is_incremental) and "incomplete" not in run.notes
         if is_same and is_good and run.parameters == parameters and not _changed_files(catalogue, run):
             return run
     return None
