@@ -93,7 +93,8 @@ class Analyzer(Generic[ParametersT]):
         """Compute the table of one space.
 
         Nothing is written before it has returned everything; an error or Ctrl-C leaves no trace. A run that could not
-        do all that it was asked for notes so, `view.note(incomplete="why")`: it is stored, and the same request goes on.
+        do all that it was asked for notes so, `view.note(incomplete="why")`: it is stored, and the same request then
+        goes on.
 
         Args:
             view: reads of the space and the warehouse; records what was read.
