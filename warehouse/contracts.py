@@ -149,6 +149,15 @@ class SparseAutoencoder(Protocol):
         """
 
 
+@runtime_checkable
+class NotedSae(Protocol):
+    """What an SAE may say on top: what its user should know before believing its codes."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences; none for an SAE without traps."""
+
+
 class PluginSet(Protocol):
     """What the warehouse asks of the plugins that it is handed."""
 

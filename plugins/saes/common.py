@@ -1,8 +1,8 @@
 """The arithmetic of an SAE in the common form (`form.py`).
 
 D is the hook's width, F the number of features. In this order:
-    normalise → −b_dec (when `apply_b_dec_to_input`) → @W_enc + b_enc → activation → @W_dec + b_dec → undo what
-    normalised.
+    −center, ·scale → normalise → −b_dec (when `apply_b_dec_to_input`) → @W_enc + b_enc → activation → soft cap
+    → @W_dec + b_dec → undo what normalised → /scale, +center.
 Codes are sparse and positive; the dense [n, F] block exists for a few rows at a time only.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glasshouse.plugins.devices import torch_device
 from glasshouse.plugins.fingerprint import fingerprint
@@ -38,6 +38,8 @@ class CommonSae:
         prefixes: sizes of a Matryoshka dictionary's nested prefixes in rising order, or None.
         hook: the hook point that it was trained on, as its checkpoint says, or None.
         tokens: the tokens that it was trained on (`cls`, `patches`), as its checkpoint says, or None.
+        notes: sentences about what its user should know, where the format has a trap.
+        about: what the checkpoint says of itself, free of form; `format` is there always, `model` where it names one.
     """
 
     is_lossless = False
@@ -51,6 +53,8 @@ class CommonSae:
         prefixes: Iterable[int] | None = None,
         hook: str | None = None,
         tokens: str | None = None,
+        notes: Iterable[str] = (),
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         form.check(spec)
         self.spec = spec
@@ -59,18 +63,13 @@ class CommonSae:
         self.prefixes = tuple(prefixes) if prefixes else None
         self.hook = hook
         self.tokens = tokens
+        self.notes = tuple(notes)
+        self.about = {"format": "", **(about or {})}
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over tensors and everything that changes their meaning."""
-        form = self.form
-        settings = {
-            "activation": form.activation,
-            "apply_b_dec_to_input": form.apply_b_dec_to_input,
-            "normalization": form.normalization,
-            "k": form.k,
-        }
-        return fingerprint(form.tensors(), settings)
+        return fingerprint(self.form.tensors(), self.form.settings())
 
     @property
     def width(self) -> int:
@@ -129,10 +128,12 @@ class CommonSae:
             )
         with torch.no_grad():
             decoded_nd = sparse_product(codes, n_rows, self.form.w_dec_fd) + self.form.b_dec_d
-            if self.form.normalization == "none" or acts_nd is None:
-                return decoded_nd
-            shift_n1, scale_n1 = self._shift_and_scale(acts_nd.to(self.device, torch.float32))
-            return (decoded_nd * scale_n1 + shift_n1).float()
+            if self.form.normalization != "none" and acts_nd is not None:
+                shift_n1, scale_n1 = self._shift_and_scale(self._scaled(acts_nd.to(self.device, torch.float32)))
+                decoded_nd = (decoded_nd * scale_n1 + shift_n1).float()
+            if self.form.input_scale != 1.0:
+                decoded_nd = decoded_nd / self.form.input_scale
+            return decoded_nd if self.form.center_d is None else decoded_nd + self.form.center_d
 
     def _check_width(self, width: int) -> None:
         if width != self.width:
@@ -146,7 +147,7 @@ class CommonSae:
         """What is multiplied by W_enc: normalised, and without b_dec where the format says so."""
         import torch  # late: it takes a second to import
 
-        inputs_nd = acts_nd.detach().to(self.device, torch.float32)
+        inputs_nd = self._scaled(acts_nd.detach().to(self.device, torch.float32))
         if self.form.normalization != "none":
             shift_n1, scale_n1 = self._shift_and_scale(inputs_nd)
             # Prisma adds the epsilon on the way in only.
@@ -155,6 +156,12 @@ class CommonSae:
         if self.form.apply_b_dec_to_input:
             inputs_nd = inputs_nd - self.form.b_dec_d
         return inputs_nd
+
+    def _scaled(self, acts_nd: torch.Tensor) -> torch.Tensor:
+        """The vectors without the data set's mean, times its scale."""
+        if self.form.center_d is not None:
+            acts_nd = acts_nd - self.form.center_d
+        return acts_nd if self.form.input_scale == 1.0 else acts_nd * self.form.input_scale
 
     def _shift_and_scale(self, acts_nd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The normalisation of each row as (x − shift)/scale, both [n, 1].
@@ -176,6 +183,13 @@ class CommonSae:
         self, inputs_nd: torch.Tensor, first_row: int, pre_bf: torch.Tensor, active_bf: torch.Tensor
     ) -> SparseCodes:
         """Codes of a few rows; `pre_bf` and `active_bf` are overwritten."""
+        codes = self._activated(inputs_nd, first_row, pre_bf, active_bf)
+        cap = self.form.soft_cap
+        return codes if cap is None else codes._replace(value=cap * (codes.value / cap).tanh())
+
+    def _activated(
+        self, inputs_nd: torch.Tensor, first_row: int, pre_bf: torch.Tensor, active_bf: torch.Tensor
+    ) -> SparseCodes:
         import torch  # late: it takes a second to import
 
         form, n_rows = self.form, inputs_nd.shape[0]

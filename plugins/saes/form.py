@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from glasshouse.schema.errors import ModelError
 
@@ -31,11 +32,14 @@ class CommonForm:
         normalization: of each vector x. `layer_norm`: (x − mean)/(σ + 1e-5), σ with D − 1 in the denominator;
             `constant_norm_rescale`: x·√D/‖x‖.
         k: for `topk`.
+        input_scale: every vector is multiplied by it, after `center_d` and before the normalisation.
+        soft_cap: c, if there is one: what the activation gives, z, becomes c·tanh(z/c).
         threshold_f: for `jumprelu` and `batchtopk`, [F] or [1].
         b_gate_f: gated SAEs (Rajamanoharan et al. 2024, arXiv:2404.16014): a feature is active where
             x@W_enc + b_gate > 0, and its value is relu(x@W_enc·exp(r_mag) + b_mag).
         r_mag_f: see there.
         b_mag_f: see there.
+        center_d: [D], a data set's mean: subtracted from every vector before all else, added to it after all else.
     """
 
     w_enc_df: torch.Tensor
@@ -46,10 +50,13 @@ class CommonForm:
     apply_b_dec_to_input: bool = True
     normalization: Normalization = "none"
     k: int | None = None
+    input_scale: float = 1.0
+    soft_cap: float | None = None
     threshold_f: torch.Tensor | None = None
     b_gate_f: torch.Tensor | None = None
     r_mag_f: torch.Tensor | None = None
     b_mag_f: torch.Tensor | None = None
+    center_d: torch.Tensor | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor there is, by attribute name."""
@@ -58,13 +65,31 @@ class CommonForm:
         present = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in present.items() if isinstance(value, torch.Tensor)}
 
+    def settings(self) -> dict[str, Any]:
+        """What changes the meaning of the tensors, for a fingerprint.
+
+        What came later is there only where it is used, so that the fingerprints of older spaces stay as they are.
+        """
+        settings: dict[str, Any] = {
+            "activation": self.activation,
+            "apply_b_dec_to_input": self.apply_b_dec_to_input,
+            "normalization": self.normalization,
+            "k": self.k,
+        }
+        if self.input_scale != 1.0:
+            settings["input_scale"] = self.input_scale
+        if self.soft_cap is not None:
+            settings["soft_cap"] = self.soft_cap
+        return settings
+
     def check(self, where: str) -> None:
-        """Check shapes and settings against each other.
+        """Check shapes, numbers and settings against each other.
 
         Raises:
             ModelError: what does not fit, with `where` at the start of the message.
         """
         _check_shapes(self, where)
+        _check_numbers(self, where)
         _check_settings(self, where)
 
 
@@ -72,7 +97,7 @@ def _check_shapes(form: CommonForm, where: str) -> None:
     if form.w_enc_df.ndim != 2:
         raise ModelError(f"{where}: W_enc has shape {list(form.w_enc_df.shape)}, not [D, F].")
     width, n_features = form.w_enc_df.shape
-    expected = {"b_enc_f": (n_features,), "w_dec_fd": (n_features, width), "b_dec_d": (width,)}
+    expected = {"b_enc_f": (n_features,), "w_dec_fd": (n_features, width), "b_dec_d": (width,), "center_d": (width,)}
     expected |= dict.fromkeys(("b_gate_f", "r_mag_f", "b_mag_f"), (n_features,))
     for name, tensor in form.tensors().items():
         if name in expected and tuple(tensor.shape) != expected[name]:
@@ -82,6 +107,16 @@ def _check_shapes(form: CommonForm, where: str) -> None:
             )
     if form.threshold_f is not None and tuple(form.threshold_f.shape) not in ((), (1,), (n_features,)):
         raise ModelError(f"{where}: threshold has shape {list(form.threshold_f.shape)}, not [{n_features}] or [1].")
+
+
+def _check_numbers(form: CommonForm, where: str) -> None:
+    for name, tensor in form.tensors().items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{where}: {name.rsplit('_', 1)[0]} holds NaN or infinity; the checkpoint is broken.")
+    if not (math.isfinite(form.input_scale) and form.input_scale > 0):
+        raise ModelError(f"{where}: the scale of the input is {form.input_scale}, not a positive number.")
+    if form.soft_cap is not None and not (math.isfinite(form.soft_cap) and form.soft_cap > 0):
+        raise ModelError(f"{where}: the soft cap is {form.soft_cap}, not a positive number.")
 
 
 def _check_settings(form: CommonForm, where: str) -> None:

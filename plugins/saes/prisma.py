@@ -100,7 +100,9 @@ def load_path(path: Path, device: str, spec: str) -> CommonSae:
     form = _form(_state_dict(weights), config, weights)
     subtype = str(config["layer_subtype"]).removeprefix("hook_")
     tokens = "cls" if config.get("cls_token_only") else "patches" if config.get("use_patches_only") else None
-    return CommonSae(spec, form, device, hook=f"blocks.{config['hook_point_layer']}.{subtype}", tokens=tokens)
+    hook = f"blocks.{config['hook_point_layer']}.{subtype}"
+    about = {"format": "Prisma", "model": config.get("model_name")}
+    return CommonSae(spec, form, device, hook=hook, tokens=tokens, about=about)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -15,9 +15,11 @@ from glasshouse.plugins.saes.form import CommonForm
 
 @pytest.fixture(scope="session")
 def make_form() -> Callable[..., CommonForm]:
-    """Random SAEs: `make_form(width, n_features, seed, **settings)`; `gated=True` adds the gate's tensors."""
+    """Random SAEs: `make_form(width, n_features, seed, **settings)`; `gated`, `centred` add the gate, a mean."""
 
-    def make(width: int, n_features: int, seed: int = 0, *, gated: bool = False, **settings: Any) -> CommonForm:
+    def make(
+        width: int, n_features: int, seed: int = 0, *, gated: bool = False, centred: bool = False, **settings: Any
+    ) -> CommonForm:
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -29,6 +31,8 @@ def make_form() -> Callable[..., CommonForm]:
                 "r_mag_f": normal(n_features, scale=0.3),
                 "b_mag_f": normal(n_features, scale=0.3),
             }
+        if centred:
+            settings |= {"center_d": normal(width)}
         if settings.get("activation") in ("jumprelu", "batchtopk"):
             settings.setdefault("threshold_f", normal(n_features, scale=0.5))
         return CommonForm(
@@ -76,8 +80,9 @@ def _naive(acts_nd: torch.Tensor, form: CommonForm) -> SimpleNamespace:
     """Codes [n, F], reconstructions [n, D] and pre-activations [n, F] by the definitions, in double precision."""
     tensors = {name: tensor.double().numpy() for name, tensor in form.tensors().items()}
     codes_nf, decoded_nd, pre_nf = [], [], []
+    center = tensors.get("center_d", np.zeros(acts_nd.shape[1]))
     for x in acts_nd.double().numpy():
-        inputs, shift, scale = _normalised(x, form.normalization)
+        inputs, shift, scale = _normalised((x - center) * form.input_scale, form.normalization)
         if form.apply_b_dec_to_input:
             inputs = inputs - tensors["b_dec_d"]
         product = inputs @ tensors["w_enc_df"]
@@ -88,8 +93,11 @@ def _naive(acts_nd: torch.Tensor, form: CommonForm) -> SimpleNamespace:
             pre = product + tensors["b_gate_f"]
             magnitudes = _activated(product * np.exp(tensors["r_mag_f"]) + tensors["b_mag_f"], form)
             codes = np.array([m if gate > 0 else 0.0 for m, gate in zip(magnitudes, pre, strict=True)])
+        if form.soft_cap is not None:
+            codes = np.array([form.soft_cap * np.tanh(code / form.soft_cap) for code in codes])
         codes_nf.append(codes)
-        decoded_nd.append((codes @ tensors["w_dec_fd"] + tensors["b_dec_d"]) * scale + shift)
+        decoded = (codes @ tensors["w_dec_fd"] + tensors["b_dec_d"]) * scale + shift
+        decoded_nd.append(decoded / form.input_scale + center)
         pre_nf.append(pre)
     shape = (len(acts_nd), form.w_enc_df.shape[1])
     return SimpleNamespace(
@@ -121,3 +129,56 @@ def dense() -> Callable[..., np.ndarray]:
         return codes_nf
 
     return build
+
+
+def _largest(z_f: np.ndarray, k: int) -> tuple[np.ndarray, float]:
+    """The k largest entries, others zero, and by how much the k-th is ahead of the next."""
+    order = np.argsort(-z_f, kind="stable")
+    kept_f = np.zeros_like(z_f)
+    kept_f[order[:k]] = z_f[order[:k]]
+    return kept_f, float(z_f[order[k - 1]] - z_f[order[k]]) if k < len(z_f) else np.inf
+
+
+@pytest.fixture(scope="session")
+def largest() -> Callable[[np.ndarray, int], tuple[np.ndarray, float]]:
+    """`largest(z_f, k)`: the k largest entries, others zero, and the margin."""
+    return _largest
+
+
+@pytest.fixture(scope="session")
+def agrees(dense: Callable[..., np.ndarray]) -> Callable[..., None]:
+    """`agrees(sae, acts_nd, reference)`: encoding and decoding equal a forward pass written for the test.
+
+    `reference(x_d)` takes one vector in double precision and returns its codes, its reconstruction, and how far the
+    nearest pre-activation is from a jump; rows where single precision may land on its other side are left out.
+    """
+
+    def compare(sae: Any, acts_nd: torch.Tensor, reference: Callable[..., Any], least: float = 0.8) -> None:
+        rows = [reference(x_d) for x_d in acts_nd.double().numpy()]
+        clear_n = np.array([margin > 2e-4 for _, _, margin in rows])
+        assert clear_n.mean() >= least
+        codes = sae.encode(acts_nd)
+        n_features = sae.n_features(acts_nd.shape[1])
+        codes_nf = np.array([codes_f for codes_f, _, _ in rows])
+        decoded_nd = np.array([decoded_d for _, decoded_d, _ in rows])
+        found_nf = dense(codes, len(acts_nd), n_features)
+        scale = 1 + np.abs(codes_nf).max()
+        np.testing.assert_allclose(found_nf[clear_n], codes_nf[clear_n], atol=1e-4 * scale)
+        found_nd = sae.decode(codes, len(acts_nd), acts_nd).numpy()
+        scale = 1 + np.abs(decoded_nd).max()
+        np.testing.assert_allclose(found_nd[clear_n], decoded_nd[clear_n], atol=2e-4 * scale)
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., None]:
+    """`refused(load, message)`: it ends in one line of a `ModelError` that has the message in it."""
+    from glasshouse.schema.errors import ModelError
+
+    def check(load: Callable[[], Any], message: str) -> None:
+        with pytest.raises(ModelError, match=message) as caught:
+            load()
+        assert "\n" not in str(caught.value)
+
+    return check

@@ -12,6 +12,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from glasshouse.plugins.fingerprint import fingerprint
 from glasshouse.plugins.saes import common
 from glasshouse.plugins.saes.common import CommonSae
 from glasshouse.plugins.saes.form import ACTIVATIONS, NORMALIZATIONS, CommonForm
@@ -56,6 +57,57 @@ def test_encode_and_decode_follow_the_definitions(
     np.testing.assert_allclose(dense(codes, 30, 40)[clear_n], expected.codes_nf[clear_n], atol=TOLERANCE)
     decoded_nd = sae.decode(codes, 30, acts_nd).numpy()
     np.testing.assert_allclose(decoded_nd[clear_n], expected.decoded_nd[clear_n], atol=20 * TOLERANCE)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize(
+    ("activation", "more"),
+    [
+        ("relu", {"centred": True, "input_scale": 0.4}),
+        ("topk", {"centred": True, "k": 5}),
+        ("relu", {"soft_cap": 0.7}),
+        ("jumprelu", {"centred": True, "input_scale": 3.0, "soft_cap": 30.0}),
+        ("relu", {"gated": True, "centred": True, "soft_cap": 1.5}),
+    ],
+)
+def test_centre_scale_and_cap_follow_the_definitions(make_form, naive, dense, normalization, activation, more):
+    form = make_form(12, 40, seed=3, activation=activation, normalization=normalization, **more)
+    acts_nd = torch.randn(30, 12, generator=torch.Generator().manual_seed(1)) * 3 + 1
+    sae, expected = CommonSae("test", form), naive(acts_nd, form)
+    clear_n = clear_of_jumps(expected, form)
+    assert clear_n.mean() > 0.9
+    codes = sae.encode(acts_nd)
+    np.testing.assert_allclose(dense(codes, 30, 40)[clear_n], expected.codes_nf[clear_n], atol=TOLERANCE)
+    decoded_nd = sae.decode(codes, 30, acts_nd).numpy()
+    np.testing.assert_allclose(decoded_nd[clear_n], expected.decoded_nd[clear_n], atol=20 * TOLERANCE)
+    plain = {"centred": False, "input_scale": 1.0, "soft_cap": None}
+    other = make_form(12, 40, seed=3, activation=activation, normalization=normalization, **(more | plain))
+    assert CommonSae("other", other).fingerprint != sae.fingerprint
+
+
+def test_fingerprints_of_older_spaces_stay_as_they_are(make_form):
+    """What is not used is not in the fingerprint: this one was computed before there was a centre, scale or cap."""
+    form = CommonForm(torch.eye(3), torch.ones(3), torch.eye(3), torch.zeros(3), "topk", k=2)
+    said = {"activation": "topk", "apply_b_dec_to_input": True, "normalization": "none", "k": 2}
+    tensors = {"w_enc_df": form.w_enc_df, "b_enc_f": form.b_enc_f, "w_dec_fd": form.w_dec_fd, "b_dec_d": form.b_dec_d}
+    assert CommonSae("test", form).fingerprint == fingerprint(tensors, said)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_scale": 0.0}, "scale of the input is 0.0"),
+        ({"input_scale": float("nan")}, "scale of the input is nan"),
+        ({"soft_cap": -1.0}, "soft cap is -1.0"),
+        ({"center_d": torch.zeros(5)}, r"center has shape \[5\]"),
+        ({"w_enc_df": torch.full((12, 40), float("nan"))}, "w_enc holds NaN"),
+        ({"threshold_f": torch.full((1,), float("inf"))}, "threshold holds NaN or infinity"),
+    ],
+)
+def test_numbers_that_cannot_be(make_form, change, message):
+    form = CommonForm(**{**vars(make_form(12, 40)), **change})
+    with pytest.raises(ModelError, match=message):
+        CommonSae("test", form)
 
 
 @settings(max_examples=60, deadline=None)

@@ -67,6 +67,37 @@ def test_what_is_written_is_read(tmp_path, make_form, dense, described):
     assert local.load(str(tmp_path), "cpu").spec == str(tmp_path.resolve())
 
 
+def test_format_2_says_what_format_1_could_not(tmp_path, make_form, dense):
+    form = make_form(6, 20, centred=True, normalization="layer_norm", input_scale=0.4, soft_cap=2.0)
+    unknown = {"hook": None, "tokens": None, "encoder": None, "notes": ["beware"]}
+    described = DESCRIPTION | unknown | {"normalization": "layer_norm", "input_scale": 0.4, "soft_cap": 2.0}
+    file = tmp_path / "sae.safetensors"
+    own_format.write(file, tensors_of(form), described | {"format": 2})
+    loaded = own_format.load(file, "cpu", "name")
+    assert loaded.fingerprint == CommonSae("memory", form).fingerprint
+    assert (loaded.hook, loaded.tokens, loaded.notes) == (None, None, ("beware",))
+    acts_nd = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+    codes = loaded.encode(acts_nd)
+    np.testing.assert_array_equal(dense(codes, 9, 20), dense(CommonSae("memory", form).encode(acts_nd), 9, 20))
+    assert torch.equal(loaded.decode(codes, 9, acts_nd), CommonSae("memory", form).decode(codes, 9, acts_nd))
+
+
+@pytest.mark.parametrize(
+    "change", [{"input_scale": 0.4}, {"soft_cap": 2.0}, {"hook": None}, {"encoder": None}, "center"]
+)
+def test_a_reader_of_format_1_must_not_misread_format_2(tmp_path, make_form, change):
+    file = tmp_path / "sae.safetensors"
+    tensors = tensors_of(make_form(6, 20, centred=change == "center"))
+    described = DESCRIPTION | ({} if change == "center" else change)
+    with pytest.raises(ModelError, match='need the description to say "format": 2'):
+        own_format.write(file, tensors, described)
+    safetensors.torch.save_file(tensors, str(file), {METADATA_KEY: json.dumps(described)})
+    with pytest.raises(ModelError, match='need the description to say "format": 2'):
+        own_format.load(file, "cpu", "name")
+    own_format.write(file, tensors, described | {"format": 2})
+    assert own_format.load(file, "cpu", "name").width == 6
+
+
 def test_half_precision_on_disk_is_float32_in_memory(tmp_path, make_form):
     form = make_form(6, 20)
     half = {name: tensor.half() for name, tensor in tensors_of(form).items()}
@@ -94,7 +125,7 @@ def test_unknown_keys_are_kept_and_ignored(tmp_path, make_form):
     [
         ({"activation": None}, "activation: "),
         ({"activation": "gelu"}, "activation: Input should be 'relu'"),
-        ({"format": 2}, "format: Input should be 1"),
+        ({"format": 3}, "format: Input should be 1 or 2"),
         ({"hook": ...}, "hook: Field required"),
         ({"k": "three"}, "k: Input should be a valid integer"),
         ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input: Input should be a valid boolean"),

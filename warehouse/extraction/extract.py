@@ -26,8 +26,8 @@ from glasshouse.warehouse.extraction.targets import (
     Target,
     check_distinct,
     kind_of,
-    mismatch,
     register,
+    remarks,
     resolve_embedding,
     resolve_space,
 )
@@ -104,7 +104,7 @@ def extract(
         )
         new = {} if report.stopped else _finalise(layout, works, announce)
     surface.write_attach_sql(layout)
-    return _report(report, new, [words for target in targets if (words := mismatch(target))])
+    return _report(report, new, [words for target in targets for words in remarks(target)])
 
 
 def shard_folder(layout: Layout, target: Target) -> ShardFolder:

@@ -14,6 +14,7 @@ from glasshouse.warehouse.contracts import (
     Encoder,
     FramedEncoder,
     HookPoint,
+    NotedSae,
     SparseAutoencoder,
     TokenPolicy,
 )
@@ -120,6 +121,14 @@ def mismatch(target: Target) -> str | None:
     if not other:
         return None
     return f"space '{target.name}': the SAE {target.sae.spec} was trained on {' and '.join(other)}."
+
+
+def remarks(target: Target) -> list[str]:
+    """Everything to say about a target before its numbers are believed: a mismatch, and the SAE's own notes."""
+    said = [words] if (words := mismatch(target)) else []
+    if isinstance(target, SpaceTarget) and isinstance(target.sae, NotedSae):
+        said += [f"space '{target.name}', SAE {target.sae.spec}: {note}" for note in target.sae.notes]
+    return said
 
 
 def resolve_embedding(name: str, encoder: Encoder) -> EmbeddingTarget:
