@@ -10,7 +10,7 @@ import pickle
 import types
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from glasshouse.plugins.hub import one_line
 from glasshouse.schema.errors import ModelError
@@ -91,6 +91,24 @@ def load_tensors(file: Path) -> Any:
         raise ModelError(
             f"{file} cannot be read without running the code that it holds ({one_line(error)}). {HOW_TO_CONVERT}"
         ) from error
+
+
+def load_state_dict(stream: BinaryIO, file: Path) -> Any:
+    """Load tensors from an open file, from where it stands; nothing but tensors may be in it.
+
+    Raises:
+        ModelError: it holds something else, or is no checkpoint; `file` is its name in the message.
+    """
+    import torch  # late: it takes a second to import
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as above
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{file} holds more than tensors, which is not read. {HOW_TO_CONVERT}") from error
+    except Exception as error:  # torch raises whatever its readers raise
+        raise ModelError(f"{file} holds no PyTorch state dict: {one_line(error)}.") from error
 
 
 def _check_archive(file: Path) -> None:
