@@ -1,1 +1,1 @@
-"""Built-in sparse-autoencoder formats: Prisma's, glasshouse's own, and `neurons`."""
+"""Built-in sparse-autoencoder formats: the published ones, glasshouse's own, and `neurons`."""
