@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +26,7 @@ class Chosen(NamedTuple):
 
 
 def choose_features(view: AnalysisView, features: Sequence[int], n: int) -> Chosen:
-    """Return the features that are named, else the n best: by tier, else by MS, else by how many images they are on.
+    """Return the features that are named, else the n best: by tier, then by MS, then by how many images they are on.
 
     Raises:
         UsageError: a named feature does not exist.
@@ -38,20 +38,29 @@ def choose_features(view: AnalysisView, features: Sequence[int], n: int) -> Chos
                 f"The space '{view.space}' has no feature {wrong[0]}: they run from 0 to {view.n_features - 1}."
             )
         return Chosen(list(dict.fromkeys(features)), "name")
+    chosen: dict[int, str] = {}
+    for by, ranked in _orders(view):
+        for feature in ranked["feature_id"].to_list():
+            if len(chosen) < n:
+                chosen.setdefault(int(feature), by)
+        if len(chosen) == n:
+            break  # what was not needed is not read, and so no input of the run
+    return Chosen(list(chosen), ", then ".join(dict.fromkeys(chosen.values())))
+
+
+def _orders(view: AnalysisView) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield what features can be chosen by, best first, with the features in that order."""
     tiers = result_or_none(view, "tiers")
-    if tiers is not None and tiers.height:
-        ranked = tiers.sort("tier", "rank", "feature_id")
-        return Chosen(_first(ranked, n), "tier")
+    if tiers is not None:
+        yield "tier", tiers.sort("tier", "rank", "feature_id")
     scores = result_or_none(view, "monosemanticity")
-    if scores is not None and scores["ms"].is_not_null().any():
-        ranked = scores.drop_nulls("ms").filter(~scores.drop_nulls("ms")["ms"].is_nan())
-        return Chosen(_first(ranked.sort(["ms", "feature_id"], descending=[True, False]), n), "ms")
-    active = view.statistics().filter(view.statistics()["n_active"] > 0)
-    return Chosen(_first(active.sort(["n_active", "feature_id"], descending=[True, False]), n), "activity")
-
-
-def _first(ranked: pl.DataFrame, n: int) -> list[int]:
-    return [int(feature) for feature in ranked["feature_id"].unique(maintain_order=True).head(n)]
+    if scores is not None:
+        scores = scores.drop_nulls("ms")
+        ranked = scores.filter(~scores["ms"].is_nan()).sort(["ms", "feature_id"], descending=[True, False])
+        yield "ms", ranked
+    active = view.statistics()
+    active = active.filter(active["n_active"] > 0)
+    yield "activity", active.sort(["n_active", "feature_id"], descending=[True, False])
 
 
 def result_or_none(view: AnalysisView, analyzer: str) -> pl.DataFrame | None:

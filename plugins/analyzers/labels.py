@@ -28,7 +28,7 @@ class LabelParameters(CallParameters):
     model: str | None = Field(None, description="The labeler's model; by default the labeler's own choice.")
     base_url: str | None = Field(None, description="Address of the service, where it is not the provider's own.")
     features: tuple[int, ...] = Field((), description="A feature to label; by default the best `n` are chosen.")
-    n: int = Field(50, ge=1, description="How many features are chosen: by tier, else by MS, else by activity.")
+    n: int = Field(50, ge=1, description="How many features are chosen: by tier, then by MS, then by activity.")
     n_images: int = Field(9, ge=1, le=50, description="Strongest images that are shown of each feature.")
     vocabulary: str | None = Field(None, description="File of words for the labeler `vocabulary`, one per line.")
 

@@ -106,10 +106,14 @@ def test_tiers_come_before_ms_and_ms_before_activity(own: Any) -> None:
     assert choose_features(AnalysisView(own, "x"), (), 3) == ([5, 4, 3], "activity")
     nan = float("nan")
     stored("monosemanticity", {"feature_id": [0, 1, 2, 3, 4], "ms": [None, 0.2, 0.7, nan, 0.2]}, {"ms": pa.float64()})
-    assert choose_features(AnalysisView(own, "x"), (), 9) == ([2, 1, 4], "ms")
+    assert choose_features(AnalysisView(own, "x"), (), 3) == ([2, 1, 4], "ms")
+    assert choose_features(AnalysisView(own, "x"), (), 9) == ([2, 1, 4, 5, 3], "ms, then activity")
     tiers = {"feature_id": [1, 3, 5, 4], "tier": [2, 1, 1, 3], "rank": [1, 2, 1, 1]}
     stored("tiers", tiers, {"tier": pa.int32(), "rank": pa.int32()})
-    assert choose_features(AnalysisView(own, "x"), (), 3) == ([5, 3, 1], "tier")
+    view = AnalysisView(own, "x")
+    assert choose_features(view, (), 3) == ([5, 3, 1], "tier")
+    assert {given.name.split("|")[0] for given in view.inputs()} == {"x", "tiers"}
+    assert choose_features(view, (), 5) == ([5, 3, 1, 4, 2], "tier, then ms")
     assert choose_features(AnalysisView(own, "x"), (4, 1, 4), 1) == ([4, 1], "name")
 
 
