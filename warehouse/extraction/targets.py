@@ -115,12 +115,16 @@ def mismatch(target: Target) -> str | None:
     """Say in one sentence where a space reads other activations than its SAE was trained on; None where it does not."""
     if not isinstance(target, SpaceTarget):
         return None
-    asked = {"hook": target.point.name, "tokens": target.tokens}
-    trained = {"hook": target.sae.hook, "tokens": target.sae.tokens}
+    words = trained_elsewhere(target.sae, target.point.name, target.tokens)
+    return None if words is None else f"space '{target.name}': {words}"
+
+
+def trained_elsewhere(sae: SparseAutoencoder, hook: str, tokens: str) -> str | None:
+    """Say in one sentence that an SAE was trained on another hook point or other tokens; None where it was not."""
+    asked = {"hook": hook, "tokens": tokens}
+    trained = {"hook": sae.hook, "tokens": sae.tokens}
     other = [f"{name} {trained[name]}, not {asked[name]}" for name in asked if trained[name] not in (None, asked[name])]
-    if not other:
-        return None
-    return f"space '{target.name}': the SAE {target.sae.spec} was trained on {' and '.join(other)}."
+    return f"the SAE {sae.spec} was trained on {' and '.join(other)}." if other else None
 
 
 def remarks(target: Target) -> list[str]:
