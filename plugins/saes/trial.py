@@ -100,12 +100,10 @@ def try_on_images(
             f"No activation of {hook} of {encoder.spec} on these images is finite, so nothing can be tested."
         )
     codes = sae.encode(acts_nd[acts_nd.isfinite().all(dim=1)])
-    words = complaint(tested, sae.n_features(sae.width))
     ratio = _length_ratio(sae, acts_nd)
-    wrong = [words for words in (trained_elsewhere(sae, hook, tokens), words) if words]
-    if words:
-        wrong += _lengths(ratio)
-        wrong += _other_readings(sae, acts_nd, tested)
+    wrong = [words] if (words := trained_elsewhere(sae, hook, tokens)) else []
+    if words := complaint(tested, sae.n_features(sae.width)):
+        wrong += [words, *_lengths(ratio), *_other_readings(sae, acts_nd, tested)]
         wrong += _other_hooks(layout, encoder, sae, asked, images, tested)
     return Trial(
         encoder=encoder.spec,
