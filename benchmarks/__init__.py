@@ -1,1 +1,1 @@
-"""Speed, memory and size, as ratios against a limit or a peer measured in the same run: `python -m benchmarks`."""
+"""Speed, memory and size as ratios against a limit or a peer of the same run, and truth: `python -m benchmarks`."""

@@ -12,6 +12,7 @@ from benchmarks import correlation, extraction, memory, monosemanticity, queries
 from benchmarks.synthetic import Setting
 from benchmarks.table import Row, aligned, machine, write
 from benchmarks.timing import say
+from benchmarks.truth import rows as truth
 
 # In this order: what finalising builds is what is asked afterwards.
 BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "monosemanticity": monosemanticity.run,
     "correlation": correlation.run,
     "search": search.run,
+    "truth": truth.run,
     "startup": startup.run,
     "memory": memory.run,
     "extraction": extraction.run,
@@ -28,7 +30,8 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 
 def main(words: Sequence[str] | None = None) -> list[Row]:
     """Run what was asked for; returns the rows."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, memory and size, as ratios.")
+    description = "Speed, memory and size, as ratios; truth on the starter world."
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, the figures mean little")
     parser.add_argument("--write", action="store_true", help="bring the table in docs/benchmarks.md up to date")
