@@ -27,6 +27,25 @@ def pytest_report_header() -> str:
     return "stores: " + ", ".join(f"{name} {metadata.version(name)}" for name in names)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of truth in one process, which renders their world once.
+
+    They carry the mark `xdist_group("truth")`, but xdist 3.8 does not see marks under pytest 9.2
+    (pytest-dev/pytest-xdist#1386); once it does, this can go.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    # Late: only the process that hands out the tests needs it, and xdist may be switched off.
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Scheduling(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "truth" if "/test_truth_" in nodeid else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLASSHOUSE", raising=False)
