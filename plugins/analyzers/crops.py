@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from glasshouse.plugins.analyzers.concepts import ConceptParameters, ConceptSums, Examples
-from glasshouse.schema.errors import GlasshouseError
+from glasshouse.schema.errors import GlasshouseError, ModelError
 from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.extraction.loading import read_image, stored_images
 from glasshouse.warehouse.search.encoders import EmbeddingRecord, encoder_of
@@ -89,23 +89,40 @@ def cropped_sums(
 ) -> ConceptSums:
     """Sum the embeddings of each feature's examples, cut to where the feature is active.
 
-    Images whose picture cannot be read are left out; the run notes how many pairs that are.
+    Images whose picture cannot be read are left out; the run notes how many pairs and pictures that are.
+
+    Raises:
+        ModelError: fewer than half of the pictures could be read; so few examples would be worse than what is stored.
     """
     encoder = encoder_of(view.warehouse, record, _device(parameters.device))
     feature_ids = np.unique(examples.feature_p)
     sums_fe = np.zeros((len(feature_ids), record.width))
     n_f = np.zeros(len(feature_ids), dtype=np.int64)
     n_done = 0
+    unreadable: set[int] = set()
     for maps in _maps_by_block(view, examples):
-        for owners, embedded_be in _embedded(view, encoder, maps, parameters):
+        for owners, embedded_be in _embedded(view, encoder, maps, parameters, unreadable):
             rows = np.searchsorted(feature_ids, owners)
             np.add.at(sums_fe, rows, embedded_be)
             np.add.at(n_f, rows, 1)
             n_done += len(owners)
             view.progress(n_done, len(examples.feature_p))
     view.note(n_examples_unreadable=len(examples.feature_p) - n_done)
+    _note_unreadable(view, len(unreadable), len(np.unique(examples.image_p)))
     is_there_f = n_f > 0
     return ConceptSums(feature_ids[is_there_f], sums_fe[is_there_f], n_f[is_there_f])
+
+
+def _note_unreadable(view: AnalysisView, n_unreadable: int, n_pictures: int) -> None:
+    if not n_unreadable:
+        return
+    found = f"{n_unreadable:,} of {n_pictures:,} pictures could not be read"
+    if 2 * n_unreadable > n_pictures:
+        raise ModelError(
+            f"{found}: too many for concept vectors of crops, so nothing was stored. Put the pictures back where they "
+            "were added from, or leave --crop away."
+        )
+    view.note(incomplete=found)
 
 
 def _device(name: str) -> str:
@@ -138,7 +155,11 @@ def _maps(view: AnalysisView, feature_p: npt.NDArray[np.int32], image_p: npt.NDA
 
 
 def _embedded(
-    view: AnalysisView, encoder: Encoder, maps: Sequence[FeatureMap], parameters: ConceptParameters
+    view: AnalysisView,
+    encoder: Encoder,
+    maps: Sequence[FeatureMap],
+    parameters: ConceptParameters,
+    unreadable: set[int],
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
     """Yield features and the embeddings [b, E] of their cut-outs, batch by batch."""
     import torch  # late: it takes a second to import
@@ -155,7 +176,7 @@ def _embedded(
             yield owners[:BATCH], embedded_be.float().cpu().numpy()
             del owners[:BATCH], tensors[:BATCH]
 
-    for pairs in _cut_outs(view, encoder, maps, parameters):
+    for pairs in _cut_outs(view, encoder, maps, parameters, unreadable):
         owners += [owner for owner, _ in pairs]
         tensors += [tensor for _, tensor in pairs]
         yield from batches(BATCH)
@@ -163,9 +184,16 @@ def _embedded(
 
 
 def _cut_outs(
-    view: AnalysisView, encoder: Encoder, maps: Sequence[FeatureMap], parameters: ConceptParameters
+    view: AnalysisView,
+    encoder: Encoder,
+    maps: Sequence[FeatureMap],
+    parameters: ConceptParameters,
+    unreadable: set[int],
 ) -> Iterator[list[tuple[int, torch.Tensor]]]:
-    """Yield (feature, preprocessed cut-out) of some images at a time; each picture is decoded once."""
+    """Yield (feature, preprocessed cut-out) of some images at a time; each picture is decoded once.
+
+    The ids of images whose picture cannot be read are added to `unreadable`.
+    """
     pieces = list(_pieces(maps))
     with view.warehouse.catalogue.reading() as connection:
         wanted = list(dict.fromkeys(piece[0].image_id for piece in pieces))
@@ -177,6 +205,7 @@ def _cut_outs(
         try:
             picture = read_image(stored[piece[0].image_id], root)
         except GlasshouseError:
+            unreadable.add(piece[0].image_id)
             return []
         threshold, margin = parameters.crop_threshold, parameters.crop_margin
         boxes = [crop_box(found.map_hw, framing, picture.size, threshold, margin) for found in piece]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from glasshouse.plugins.analyzers.crops import crop_box
-from glasshouse.schema.errors import UsageError
+from glasshouse.schema.errors import ModelError, UsageError
 
 
 def vectors(warehouse: Any, **parameters: Any) -> tuple[dict[int, Any], dict[int, int], Any]:
@@ -98,6 +98,22 @@ def test_pictures_that_are_gone_are_left_out_and_counted(warehouse: Any, picture
     _, counts, run = vectors(warehouse, embedding="toy", crop=True, n=3)
     assert counts[0] == 2
     assert run.notes["n_examples_unreadable"] == 3 * len(counts) - sum(counts.values())
+    assert run.notes["incomplete"].startswith("1 of ") and run.notes["incomplete"].endswith("could not be read")
+
+
+def test_vectors_stay_when_most_pictures_are_gone(warehouse: Any, pictures: Path) -> None:
+    """Crops of few examples would replace vectors that were computed from all of them."""
+    warehouse.extract("toy:0", [("patch", "blocks.0.resid_post", "patches", "neurons")], "toy")
+    before, _, run = vectors(warehouse, embedding="toy", crop=True, n=3)
+    assert "incomplete" not in run.notes
+    paths = sorted(pictures.iterdir())
+    for n_gone in (25, 30):
+        for path in paths[:n_gone]:
+            path.unlink(missing_ok=True)
+        with pytest.raises(ModelError, match=r"of \d+ pictures could not be read.*nothing was stored"):
+            warehouse.analyze("concepts", embedding="toy", crop=True, n=4)
+    assert [kept.run_id for kept in warehouse.runs()] == [run.run_id]
+    assert len(warehouse.result_vectors(warehouse.runs()[0])[0]) == len(before)
 
 
 MAPS = hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=st.floats(0, 9, width=16))
