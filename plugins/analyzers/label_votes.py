@@ -90,10 +90,18 @@ def vlm_scores(view: AnalysisView, parameters: LabelScoreParameters, labels: dic
     broken = [reason for reason in reasons if not isinstance(reason, OutOfCalls)]
     if broken and not rows:
         raise ModelError(f"No label could be scored: {broken[0].reason}. Run the same command again later.")
-    view.note(n_calls=calls.n_sent, n_from_cache=calls.n_cached, n_unscored=len(reasons))
+    view.note(n_calls=calls.n_sent, n_from_cache=calls.n_cached, n_unscored=len(reasons), summary=_summary(rows))
     if reasons:
         view.note(incomplete=f"{len(reasons)} not scored ({min(reason.reason for reason in reasons)})")
     return sorted(rows, key=lambda row: int(row["feature_id"]))
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    """Say in few words what came of it: labels with an AUC, and answers that are missing."""
+    n_scored = sum(row["auc"] is not None for row in rows)
+    n_unread = sum(row["n_parse_failures"] for row in rows)
+    text = f"{n_scored} label{'' if n_scored == 1 else 's'} scored"
+    return f"{text}, {n_unread} picture{'' if n_unread == 1 else 's'} without a readable answer" if n_unread else text
 
 
 def _row(votes: Votes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from glasshouse.plugins.analyzer import Analyzer
 from glasshouse.plugins.analyzers.label_parameters import CallParameters, calls_for, labeler_loader, labeler_options
 from glasshouse.plugins.analyzers.label_questions import Questioner, choose_features, questioner
 from glasshouse.plugins.labelers.pool import answers_of
-from glasshouse.plugins.labelers.replies import kept_reply
+from glasshouse.plugins.labelers.replies import cleaned, kept_reply
 from glasshouse.plugins.labeling import BadReply, FeatureLabel, Labeler, OutOfCalls, Unanswered
 from glasshouse.schema.errors import GlasshouseError, ModelError, SourceError
 
@@ -193,6 +193,7 @@ def _note(view: AnalysisView, by: str, results: dict[int, Result], calls: Calls)
         chosen_by=by,
         n_labels=sum(result.label is not None for result in results.values()),
         n_failures=sum(result.failure is not None for result in results.values()),
+        summary=_summary(results),
         n_unlabelled=len(reasons),
         n_calls=calls.n_sent,
         n_from_cache=calls.n_cached,
@@ -200,6 +201,13 @@ def _note(view: AnalysisView, by: str, results: dict[int, Result], calls: Calls)
     if reasons:
         why = sorted({reason.reason for reason in reasons})
         view.note(unlabelled_because=why[:5], incomplete=f"{len(reasons)} without a reply ({why[0]})")
+
+
+def _summary(results: dict[int, Result]) -> str:
+    """Say in few words what came of it, e.g. `0 labels, 3 failures (the reply is empty)`."""
+    text = _counted(sum(result.label is not None for result in results.values()), "label")
+    failures = [result.failure for _, result in sorted(results.items()) if result.failure is not None]
+    return f"{text}, {_counted(len(failures), 'failure')} ({cleaned(failures[0], 120)})" if failures else text
 
 
 def _table(results: dict[int, Result], labeler: str, model: str) -> pa.Table:

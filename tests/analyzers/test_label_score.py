@@ -160,3 +160,4 @@ def test_a_models_votes_are_counted(warehouse: Any, monkeypatch: pytest.MonkeyPa
         assert row["auc"] == row["balanced_accuracy"] and abs(row["auc"] - expected) < 0.4
     assert rows[0]["auc"] > 0.6 > 0.4 > rows[1]["auc"]
     assert (rows[2]["auc"], rows[2]["n_parse_failures"], rows[2]["n_positive"]) == (None, 13, 6)
+    assert warehouse.runs()[-1].notes["summary"] == "2 labels scored, 13 pictures without a readable answer"

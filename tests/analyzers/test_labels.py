@@ -75,6 +75,9 @@ def test_failures_are_rows_without_a_label(own: Any) -> None:
     assert rows[0]["label"] is None and "active on no image" in rows[0]["failure"]
     notes = own.runs()[-1].notes
     assert (notes["n_labels"], notes["n_failures"], notes["n_unlabelled"]) == (1, 2, 0)
+    assert notes["summary"].startswith("1 label, 2 failures (nothing can be shown of it: ")
+    own.analyze("labels", "x", labeler="own", features=(2,))
+    assert own.runs()[-1].notes["summary"] == "0 labels, 1 failure (no words for it)"
 
 
 def test_runs_add_to_each_other(own: Any) -> None:
