@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from glasshouse.cli.options import json_option, open_warehouse, plugins_of, warehouse_option
-from glasshouse.cli.printing import count, print_json
+from glasshouse.cli.printing import cell, count, print_json
 from glasshouse.schema.errors import UsageError
 
 if TYPE_CHECKING:
     from glasshouse.plugins.analyzer import Analyzer
     from glasshouse.plugins.runner import AnalysisReport
+    from glasshouse.warehouse.results.records import Run
     from glasshouse.warehouse.warehouse import Progress
 
 
@@ -155,9 +156,18 @@ def _line(report: AnalysisReport) -> str:
         return f"{start}left out: {report.left_out}"
     if not report.is_new:
         return f"{start}nothing to do, run {report.run.run_id} is up to date (--force computes it anew)"
-    left = report.run.notes.get("incomplete")
-    more = f"; {left}: the same command goes on" if left else ""
-    return f"{start}{count(report.run.n_rows, 'row')} in {report.run.duration_s:.1f} s (run {report.run.run_id}){more}"
+    run = report.run
+    what = run.notes.get("summary") or count(run.n_rows, "row")
+    more = f"; {run.notes['incomplete']}: the same command goes on" if "incomplete" in run.notes else ""
+    if report.replaced is not None:
+        more += f"; in place of run {report.replaced.run_id}, which had {_differences(report.replaced, run)}"
+    return f"{start}{what} in {run.duration_s:.1f} s (run {run.run_id}){more}"
+
+
+def _differences(old: Run, new: Run) -> str:
+    """Say with which parameters the old run was made, as far as the new one's are others."""
+    names = [name for name in new.parameters if old.parameters.get(name) != new.parameters[name]]
+    return ", ".join(f"{name}={cell(old.parameters.get(name)) or 'none'}" for name in names) or "other parameters"
 
 
 def _as_data(report: AnalysisReport) -> dict[str, Any]:

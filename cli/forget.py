@@ -27,6 +27,8 @@ def forget(analyzer: str, space: str | None, run_id: int | None, old: bool, yes:
     ANALYZER is its name, or `all`. Runs are kept until they are forgotten here, replaced ones too.
     """
     opened = open_warehouse(warehouse)
+    if space is not None:
+        opened.require("space", space)
     runs = opened.runs()
     chosen = _chosen(runs, analyzer, space, run_id, old=old)
     if not chosen:
@@ -35,7 +37,9 @@ def forget(analyzer: str, space: str | None, run_id: int | None, old: bool, yes:
     if not yes:
         lines = ", ".join(f"{run.run_id} ({run.analyzer} on {run.space})" for run in chosen[:5])
         more = f" and {len(chosen) - 5} more" if len(chosen) > 5 else ""
-        click.confirm(f"Forget {count(len(chosen), 'run')}: {lines}{more}?", abort=True)
+        if not click.confirm(f"Forget {count(len(chosen), 'run')}: {lines}{more}?"):
+            click.echo("Nothing was forgotten.")
+            raise click.exceptions.Exit(1)
     opened.forget(chosen)
     click.echo(f"Forgot {count(len(chosen), 'run')}.")
 

@@ -76,9 +76,8 @@ def print_summary(warehouse: Warehouse, *, with_old_runs: bool = False) -> None:
         )
     stale = sorted({run.analyzer for run in runs if run.state == "stale"})
     if stale:
-        click.echo(
-            f"\nStale, since what they read has changed: {', '.join(stale)}. `glasshouse analyze NAME` renews one."
-        )
+        names = ", ".join(stale)
+        click.echo(f"\nStale, since what they read has changed: {names}. `glasshouse analyze --all` renews them.")
 
 
 def _row(run: RunSummary) -> tuple[Any, ...]:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from glasshouse.plugins.analyzer import Parameters
 
 
+OPTIONS = {"space", "spaces", "force", "dry_run", "json", "as_json", "warehouse", "help"}
+"""Names that every analysis has as options already."""
+
+
 class ParameterKind(NamedTuple):
     """How one parameter is entered.
 
@@ -41,6 +45,10 @@ def kinds_of(analyzer: str, model: type[Parameters]) -> list[ParameterKind]:
     """
     kinds = []
     for name, field in model.model_fields.items():
+        if name in OPTIONS:
+            raise PluginError(
+                f"The analyzer '{analyzer}' has a parameter '{name}': every analysis has that option; rename it."
+            )
         if field.is_required() or not field.description:
             raise PluginError(
                 f"The analyzer '{analyzer}' has a parameter '{name}' without a default or a description: write "

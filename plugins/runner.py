@@ -28,7 +28,10 @@ Analyzers = Registry[Analyzer[Any]]
 
 @dataclass(frozen=True)
 class AnalysisReport:
-    """What came of one request: the run and whether it is new, why it was left out, or how it failed."""
+    """What came of one request: the run and whether it is new, why it was left out, or how it failed.
+
+    `replaced` is the run whose place in the views a new one has taken, when it had other parameters.
+    """
 
     analyzer: str
     space: str
@@ -36,6 +39,7 @@ class AnalysisReport:
     is_new: bool = False
     left_out: str = ""
     failure: str = ""
+    replaced: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -177,10 +181,18 @@ class Runner:
             if not may_pay and analyzer.asks_a_service(view, parameters):
                 why = f"it asks a service, which can cost money; run `glasshouse analyze {name}` yourself"
                 return AnalysisReport(name, space, None, left_out=why)
+            before = self._in_place(request, analyzer)
             outcome = self.compute(name, analyzer, view, parameters)
             run_id = commit_run(layout, request, _table_of(name, analyzer), outcome)
         run = next(run for run in all_runs(self.warehouse.catalogue) if run.run_id == run_id)
-        return AnalysisReport(name, space, run, is_new=True)
+        return AnalysisReport(name, space, run, is_new=True, replaced=before)
+
+    def _in_place(self, request: Request, analyzer: Analyzer[Any]) -> Run | None:
+        """Return the run that a new one will push out of the views although it was asked for with other parameters."""
+        if analyzer.is_incremental:
+            return None
+        runs = [run for run in self._latest(request.analyzer, request.space) if run.slot == request.slot]
+        return next((run for run in runs if run.parameters != request.parameters), None)
 
     def compute(self, name: str, analyzer: Analyzer[Any], view: AnalysisView, parameters: Parameters) -> Outcome:
         """Run an analyzer and check its rows; nothing is stored.
@@ -191,6 +203,10 @@ class Runner:
         started, clock = datetime.now(UTC).replace(tzinfo=None), time.monotonic()
         with self._blamed(name):
             rows = analyzer.run(view, parameters)
+            if rows is None:
+                raise PluginError(
+                    f"The analyzer '{name}' gave nothing; `run` returns a table or yields record batches."
+                )
             batches = [rows] if isinstance(rows, pa.Table) else [pa.table(batch) for batch in rows]
             table = pa.concat_tables(batches) if batches else analyzer.schema.empty_table()
             table = conforming(name, analyzer, table, view.n_features)
@@ -213,7 +229,7 @@ class _Blame:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, GlasshouseError):
+        if isinstance(error, (Exception, SystemExit)) and not isinstance(error, GlasshouseError):
             words = " ".join(str(error).split())[:300]
             raise PluginError(
                 f"The analyzer '{self.analyzer}' of the plugin '{self.plugin}' failed: {type(error).__name__}: "

@@ -152,7 +152,10 @@ class AnalysisView:
                 f"There is no result of '{analyzer}' for the space '{self.space}'. Run `glasshouse analyze "
                 f"{analyzer} --space {self.space}`."
             )
-        self._read("run", run.slot)
+        if facets is None:
+            self._read("newest", f"{analyzer}|{self.space}")
+        else:
+            self._read("run", run.slot)
         return self.warehouse.result_rows(run)
 
     def notes_of(self, analyzer: str, facets: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -160,14 +163,26 @@ class AnalysisView:
         run = latest_run(self.warehouse.catalogue, analyzer, self.space, facets)
         return {} if run is None else run.notes
 
-    def file(self, path: str | Path) -> Path:
-        """Return the path of a file outside of the warehouse that the analysis is about to read.
+    def portable(self, path: str | Path) -> str:
+        """Return how a file is recorded: from the warehouse on where it lies inside, else its absolute path.
 
-        A run that has read it is not the same any more once its content has changed.
+        For `resolve`: a path as it was typed means another file when it is read from another folder.
         """
-        absolute = Path(path).absolute()
-        self._read("file", str(absolute))
-        return absolute
+        found, root = self._found(path).absolute(), self.warehouse.root.absolute()
+        return found.relative_to(root).as_posix() if found.is_relative_to(root) else str(found)
+
+    def file(self, path: str | Path) -> Path:
+        """Return the path of a file that the analysis is about to read, and note it with its content as an input.
+
+        Args:
+            path: as `portable` gave it, or as it was typed.
+        """
+        self._read("file", self.portable(path))
+        return self._found(path)
+
+    def _found(self, path: str | Path) -> Path:
+        inside = self.warehouse.root / path
+        return inside if inside.is_file() else Path(path)
 
     # -- for the record ----------------------------------------------------------------------------------------
 

@@ -254,12 +254,20 @@ class WarehouseReads:
 
         return rows_of_run(self.catalogue, run)
 
-    def result_vectors(self, run: Run) -> FeatureVectors:
+    def result_vectors(self, run: Run | int) -> FeatureVectors:
         """Return the vectors of a run, e.g. its concept vectors: feature_ids int32 [k], vectors float32 [k, E].
 
+        Args:
+            run: from `runs()` or a report, or its run_id.
+
         Raises:
-            UsageError: the run made none.
+            UsageError: no such run, or it made none.
         """
+        if isinstance(run, int):
+            found = [known for known in self.runs() if known.run_id == run]
+            if not found:
+                raise UsageError(f"There is no run {run}. `glasshouse status --runs` lists them.")
+            run = found[0]
         if run.vectors is None:
             raise UsageError(f"The run {run.run_id} of '{run.analyzer}' has no vectors.")
         return read_vectors(self.layout, run.vectors)

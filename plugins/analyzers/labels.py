@@ -83,7 +83,9 @@ class Labels(Analyzer[LabelParameters]):
             vocabulary=parameters.vocabulary,
         )
         resolved = labeler_loader(view, parameters.labeler).resolve(options)
-        return parameters.model_copy(update={"model": resolved.model, "base_url": resolved.base_url})
+        vocabulary = None if parameters.vocabulary is None else view.portable(parameters.vocabulary)
+        chosen = {"model": resolved.model, "base_url": resolved.base_url, "vocabulary": vocabulary}
+        return parameters.model_copy(update=chosen)
 
     def asks_a_service(self, view: AnalysisView, parameters: LabelParameters) -> bool:
         """Whether the labeler is somebody else's."""

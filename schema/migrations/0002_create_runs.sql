@@ -19,8 +19,8 @@ CREATE SEQUENCE run_ids START 1;
 -- The state of everything a run has read, as it was then.
 CREATE TABLE run_inputs (
     run_id       INTEGER NOT NULL,
-    kind         VARCHAR NOT NULL,      -- space, embedding, table, run, file (outside of the warehouse; by SHA-256)
-    name         VARCHAR NOT NULL,      -- of runs: analyzer, space and facets
+    kind         VARCHAR NOT NULL,      -- space, embedding, table, run, newest (run), file (by SHA-256)
+    name         VARCHAR NOT NULL,      -- of runs: analyzer, space and facets; of the newest without facets
     state        VARCHAR NOT NULL
 );
 
@@ -57,7 +57,9 @@ SELECT 'table', name, revision::VARCHAR FROM revisions
 UNION ALL
 SELECT 'table', 'images', count(*)::VARCHAR FROM images
 UNION ALL
-SELECT 'run', concat_ws('|', analyzer, space, facets), run_id::VARCHAR FROM latest_runs;
+SELECT 'run', concat_ws('|', analyzer, space, facets), run_id::VARCHAR FROM latest_runs
+UNION ALL
+SELECT 'newest', concat_ws('|', analyzer, space), max(run_id)::VARCHAR FROM runs GROUP BY analyzer, space;
 
 -- Runs that would come out differently now: something that they read has changed, or is itself stale. What SQL cannot
 -- see, the files, is compared when the same run is asked for again.
@@ -65,6 +67,6 @@ CREATE VIEW stale_runs AS
 WITH RECURSIVE stale(run_id) AS (
     SELECT run_id FROM run_inputs WHERE kind <> 'file' AND (kind, name, state) NOT IN (SELECT (kind, name, state) FROM input_states)
     UNION
-    SELECT i.run_id FROM run_inputs AS i, stale AS s WHERE i.kind = 'run' AND i.state = s.run_id::VARCHAR
+    SELECT i.run_id FROM run_inputs AS i, stale AS s WHERE i.kind IN ('run', 'newest') AND i.state = s.run_id::VARCHAR
 )
 FROM stale;

@@ -355,3 +355,51 @@ def test_what_asks_a_service_is_left_out_of_all_and_what_is_incomplete_goes_on(a
         assert done(analysed.analyze("pieces", "x")) == [("pieces", True)], "the first one was incomplete"
         assert done(analysed.analyze("pieces", "x")) == [("pieces", False)]
         assert of_pieces().left_out == "" and not of_pieces().is_new
+
+
+def test_runs_that_add_to_each_other_count_while_a_row_of_theirs_does(analysed: Any, command: Any) -> None:
+    for number in range(3):
+        analysed.analyze("pieces", "x", features=(number, 9), word=f"w{number}")
+    assert [run.is_latest for run in analysed.runs()] == [True, True, True]
+    analysed.analyze("pieces", "x", features=(0,), word="again")
+    assert [run.is_latest for run in analysed.runs()] == [False, True, True, True]
+    before = analysed.sql("SELECT feature_id, word FROM pieces ORDER BY 1").rows()
+    assert command("forget", "pieces", "--old", "--yes").stdout == "Forgot 1 run.\n"
+    assert analysed.sql("SELECT feature_id, word FROM pieces ORDER BY 1").rows() == before and len(before) == 4
+
+
+def test_features_says_of_each_row_whether_it_is_stale(analysed: Any, pictures: Path) -> None:
+    analysed.analyze("pieces", "x", features=(0, 1), word="old")
+    write_pictures(pictures, 5, first=100)
+    analysed.add([pictures])
+    extract(analysed)
+    analysed.analyze("pieces", "x", features=(1, 2), word="new")
+    shown = analysed.sql("SELECT feature_id, word, stale FROM features WHERE feature_id < 4 ORDER BY 1").rows()
+    assert shown == [(0, "old", True), (1, "new", False), (2, "new", False), (3, None, False)]
+
+
+def test_another_newest_result_makes_what_read_it_stale(analysed: Any) -> None:
+    analysed.analyze("directions", "x")
+    analysed.analyze("count", "x", kind="double")
+    assert [run.is_stale for run in analysed.runs() if run.analyzer == "directions"] == [True]
+
+
+def test_a_run_that_takes_anothers_place_says_so(analysed: Any, command: Any) -> None:
+    command("analyze", "count", "--least", "3")
+    said = command("analyze", "count", "--seed", "4").stdout
+    assert "; in place of run 1, which had least=3, seed=0" in said
+    assert "in place" not in command("analyze", "count", "--seed", "4", "--force").stdout
+    assert "in place" not in command("analyze", "count", "--kind", "double").stdout
+
+
+def test_a_file_in_the_warehouse_is_found_wherever_one_stands(analysed: Any, command: Any, tmp_path: Path) -> None:
+    from glasshouse.plugins.view import AnalysisView
+
+    inside = analysed.root / "word.txt"
+    inside.write_text("inside")
+    view = AnalysisView(analysed, "x")
+    assert view.portable("word.txt") == view.portable(inside) == "word.txt" and view.file("word.txt") == inside
+    outside = tmp_path / "outside.txt"
+    outside.write_text("outside")
+    assert view.portable(outside) == str(outside)
+    assert [given.name for given in view.inputs() if given.kind == "file"] == ["word.txt"]

@@ -92,3 +92,11 @@ def test_status_says_what_is_stale_and_forget_removes_it(run: Any, pictures: Pat
     assert run("forget", "count", "--run", "9", "--yes").returncode == 2
     assert run("forget", "all", "--yes").stdout == "Forgot 2 runs.\n"
     assert run("check").returncode == 0
+
+
+def test_not_forgetting_says_so(run: Any, warehouse: Any, glasshouse: Any) -> None:
+    run("analyze", "count")
+    done = glasshouse("--plugin", COUNTING_PLUGIN, "forget", "all", input="n\n")
+    assert done.returncode == 1 and "Nothing was forgotten." in done.stdout
+    assert run("forget", "all", "--space", "nope", "--yes").returncode == 2
+    assert len(warehouse.runs()) == 1

@@ -140,3 +140,29 @@ def test_parameters_that_cannot_be_entered_are_refused(annotation: Any, default:
     model = create_model("P", __base__=Parameters, field=(annotation, Field(default, description="What it is.")))
     with pytest.raises(PluginError, match=words):
         kinds_of("mine", model)
+
+
+class Leaving(Good):
+    def run(self, view: Any, parameters: Any) -> Any:
+        raise SystemExit(3)
+
+
+class Silent(Good):
+    def run(self, view: Any, parameters: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(("analyzer", "words"), [(Leaving(), "SystemExit: 3"), (Silent(), "'mine' gave nothing")])
+def test_what_leaves_or_says_nothing_is_named(small_warehouse: Any, analyzer: Any, words: str) -> None:  # noqa: F811
+    with pytest.raises(PluginError, match=words):
+        check_analyzer("mine", analyzer, small_warehouse)
+
+
+def test_a_parameter_cannot_take_the_name_of_an_option() -> None:
+    from pydantic import create_model
+
+    from glasshouse.plugins.parameters import kinds_of
+
+    model = create_model("P", __base__=Parameters, space=(int, Field(0, description="What it is.")))
+    with pytest.raises(PluginError, match="'space': every analysis has that option"):
+        kinds_of("mine", model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.catalogue import Catalogue
@@ -19,7 +18,7 @@ TRACKED_TABLES = {"images", "ratings", "captions", "image_labels", "annotations"
 def current_input(catalogue: Catalogue, kind: str, name: str) -> Input:
     """Return an input with its state as it is now; '' for what was never written, or a file that is not there."""
     if kind == "file":
-        path = Path(name)
+        path = catalogue.path.parent / name  # an absolute name stays as it is
         return Input(kind, name, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
     with catalogue.reading() as connection:
         rows = connection.execute(read_sql("queries/input_state.sql"), {"kind": kind, "name": name}).fetchall()

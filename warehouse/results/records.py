@@ -18,7 +18,9 @@ OWN_COLUMNS = ("run_id", "space", "stale")
 class Input(NamedTuple):
     """Something that a run has read, and its state then.
 
-    `kind` is `space`, `embedding`, `table` (of the catalogue), `run` or `file`; `name` of a run is its slot.
+    `kind` is `space`, `embedding`, `table` (of the catalogue), `run`, `newest` or `file`. The name of a run is its slot;
+    of the newest run of an analyzer on a space, whatever its facets, it is these two; of a file it is the path, from
+    the warehouse on where it lies inside.
     """
 
     kind: str
@@ -55,7 +57,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was committed. `duration_s` in seconds, `started_at` in UTC."""
+    """A run that was committed. `duration_s` in seconds, `started_at` in UTC.
+
+    `is_latest`: it is the newest of its slot; where runs add to each other, also when some of its rows still count.
+    """
 
     run_id: int
     analyzer: str

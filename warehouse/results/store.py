@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -39,7 +39,23 @@ def all_runs(catalogue: Catalogue) -> list[Run]:
     """Return every run, oldest first."""
     with catalogue.reading() as connection:
         rows = connection.execute(read_sql("queries/runs.sql")).fetchall()
-    return [_run(row) for row in rows]
+        living = _living(connection)
+    runs = [_run(row) for row in rows]
+    return [replace(run, is_latest=True) if run.run_id in living else run for run in runs]
+
+
+def _living(connection: duckdb.DuckDBPyConnection) -> set[int]:
+    """Return the runs that add to others and of which some row still counts."""
+    analyzers = connection.execute("SELECT analyzer FROM result_tables WHERE is_incremental").fetchall()
+    living = set()
+    for (analyzer,) in analyzers:
+        found = connection.execute(
+            "SELECT DISTINCT run_id FROM (SELECT run_id, rows.space, feature_id, facets "
+            f"FROM {result_table(analyzer)} AS rows JOIN runs USING (run_id) "
+            "QUALIFY run_id = max(run_id) OVER (PARTITION BY rows.space, feature_id, facets))"
+        ).fetchall()
+        living |= {int(run_id) for (run_id,) in found}
+    return living
 
 
 def _run(row: Sequence[Any]) -> Run:

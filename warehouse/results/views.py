@@ -78,7 +78,7 @@ def feature_joins(views: Sequence[ResultView], taken: Sequence[str], prefix: str
     for view in views:
         if not view.in_features or "feature_id" not in view.columns:
             continue
-        alias = identifier(f"result {view.analyzer}")
+        alias = _alias(view)
         for column in view.in_features:
             name = column if column not in known else f"{view.analyzer}_{column}"
             known.add(name)
@@ -88,9 +88,9 @@ def feature_joins(views: Sequence[ResultView], taken: Sequence[str], prefix: str
 
 
 def _one_row_each(view: ResultView, prefix: str) -> str:
-    """Return a SELECT with one row for each space and feature."""
+    """Return a SELECT with one row for each space and feature, and the run that it comes from."""
     rows = _rows(view, view.newest, prefix, by_facets=False)
-    names = [identifier(column) for column in view.in_features]
+    names = [identifier(column) for column in (*view.in_features, "run_id")]
     if view.strongest is None:
         return f"SELECT space, feature_id, {', '.join(names)} FROM {rows}"
     packed = ", ".join(f"{name} := {name}" for name in names)
@@ -99,9 +99,14 @@ def _one_row_each(view: ResultView, prefix: str) -> str:
 
 
 def stale_text(views: Sequence[ResultView], prefix: str) -> str:
-    """Return the expression of the column `stale` of `features`: whether any result it shows is stale."""
-    runs = ", ".join(str(run) for view in views if view.in_features for run in view.newest) or "NULL"
-    return f"space IN (SELECT space FROM {prefix}runs JOIN {prefix}stale_runs USING (run_id) WHERE run_id IN ({runs}))"
+    """Return the expression of the column `stale` of `features`: whether a result that the row shows is stale."""
+    shown = [_alias(view) for view in views if view.in_features and "feature_id" in view.columns]
+    runs = ", ".join(f"{alias}.run_id" for alias in shown)
+    return f"list_has_any([{runs}]::INTEGER[], (SELECT coalesce(list(run_id), []) FROM {prefix}stale_runs))"
+
+
+def _alias(view: ResultView) -> str:
+    return identifier(f"result {view.analyzer}")
 
 
 def result_statements(views: Sequence[ResultView], kind: str, prefix: str) -> Iterator[str]:
