@@ -133,7 +133,10 @@ class Runner:
             parameters = parse_parameters(name, self.analyzers.get(name).parameters, given)
             return self._run_one(name, space, parameters, force=force, may_pay=False)
         except UsageError as error:
-            return AnalysisReport(name, space, None, left_out=str(error))
+            again = (
+                f" That is how it was run before; `glasshouse analyze {name}` runs it with defaults." if given else ""
+            )
+            return AnalysisReport(name, space, None, left_out=f"{error}{again}")
         except (PluginError, ModelError) as error:
             return AnalysisReport(name, space, None, failure=str(error))
 

@@ -403,3 +403,18 @@ def test_a_file_in_the_warehouse_is_found_wherever_one_stands(analysed: Any, com
     outside.write_text("outside")
     assert view.portable(outside) == str(outside)
     assert [given.name for given in view.inputs() if given.kind == "file"] == ["word.txt"]
+
+
+def test_what_cannot_be_renewed_as_it_was_says_how_to_go_on(analysed: Any, plugins: Any) -> None:
+    analysed.analyze("pieces", "x")
+    pieces = type(plugins.analyzers.get("pieces"))
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(self: Any, view: Any, parameters: Any) -> Any:
+            raise UsageError("There is no embedding 'gone'.")
+
+        patch.setattr(pieces, "resolve", refuse)
+        (report,) = [r for r in plugins.runner(analysed).run_all("x") if r.analyzer == "pieces"]
+    assert report.left_out == (
+        "There is no embedding 'gone'. That is how it was run before; `glasshouse analyze pieces` runs it with defaults."
+    )

@@ -18,9 +18,9 @@ OWN_COLUMNS = ("run_id", "space", "stale")
 class Input(NamedTuple):
     """Something that a run has read, and its state then.
 
-    `kind` is `space`, `embedding`, `table` (of the catalogue), `run`, `newest` or `file`. The name of a run is its slot;
-    of the newest run of an analyzer on a space, whatever its facets, it is these two; of a file it is the path, from
-    the warehouse on where it lies inside.
+    `kind` is `space`, `embedding`, `table` (of the catalogue), `run`, `newest` or `file`. The name of a run is its
+    slot; of the newest run of an analyzer on a space, whatever its facets, it is these two; of a file it is the path,
+    from the warehouse on where it lies inside.
     """
 
     kind: str
