@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import correlation, extraction, memory, monosemanticity, queries, search, startup, storage
+from benchmarks import cooccurrence, correlation, extraction, memory, monosemanticity, queries, search, startup, storage
 from benchmarks.synthetic import Setting
 from benchmarks.table import Row, aligned, machine, write
 from benchmarks.timing import say
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "queries": queries.run,
     "monosemanticity": monosemanticity.run,
     "correlation": correlation.run,
+    "cooccurrence": cooccurrence.run,
     "search": search.run,
     "truth": truth.run,
     "startup": startup.run,

@@ -19,6 +19,7 @@ ORDER = (
     "queries",
     "monosemanticity",
     "correlation",
+    "cooccurrence",
     "search",
     "truth",
     "startup",

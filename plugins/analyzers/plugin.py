@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     """Register every built-in analysis, in the order of their use."""
     from glasshouse.plugins.analyzers.concepts import Concepts
+    from glasshouse.plugins.analyzers.cooccurrence import Cooccurrence
     from glasshouse.plugins.analyzers.correlation import Correlation
     from glasshouse.plugins.analyzers.label_score import LabelScore
     from glasshouse.plugins.analyzers.labels import Labels
@@ -31,3 +32,4 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("concepts", Concepts())
     register("labels", Labels())
     register("label_score", LabelScore())
+    register("cooccurrence", Cooccurrence())

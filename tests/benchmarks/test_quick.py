@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning
 
 @pytest.fixture(scope="module")
 def rows() -> list[Any]:
-    return main(["storage", "queries", "correlation", "search", "truth", "startup", "--quick"])
+    return main(["storage", "queries", "correlation", "cooccurrence", "search", "truth", "startup", "--quick"])
 
 
 def test_every_benchmark_gives_rows_with_a_figure(rows: list[Any]) -> None:
@@ -27,6 +27,7 @@ def test_every_benchmark_gives_rows_with_a_figure(rows: list[Any]) -> None:
         "size",
         "queries",
         "correlation",
+        "cooccurrence",
         "search",
         "truth",
         "startup",
