@@ -416,5 +416,6 @@ def test_what_cannot_be_renewed_as_it_was_says_how_to_go_on(analysed: Any, plugi
         patch.setattr(pieces, "resolve", refuse)
         (report,) = [r for r in plugins.runner(analysed).run_all("x") if r.analyzer == "pieces"]
     assert report.left_out == (
-        "There is no embedding 'gone'. That is how it was run before; `glasshouse analyze pieces` runs it with defaults."
+        "There is no embedding 'gone'. That is how it was run before; "
+        "`glasshouse analyze pieces` runs it with defaults."
     )
