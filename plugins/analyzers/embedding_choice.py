@@ -17,17 +17,17 @@ def candidates(view: AnalysisView, *, circular: bool) -> list[str]:
     """Return the embeddings that can score the space, the best first.
 
     Those of the space's own encoder when `circular`, else the others. Of several the first is that whose encoder is
-    known, is loaded by another library than the space's (most likely another model altogether), has most images, and
+    known, has most images, is loaded by another library than the space's (most likely another model altogether), and
     comes first in the alphabet.
     """
     space = view.record
     fitting = [record for record in view.embedding_records() if is_own(space, record) == circular]
 
-    def place(record: Record) -> tuple[bool, bool, int, str]:
+    def place(record: Record) -> tuple[bool, int, bool, str]:
         return (
             record["encoder_fingerprint"] is None,
-            _library(record["encoder_spec"]) == _library(space["encoder_spec"]),
             -record["n_images"],
+            _library(record["encoder_spec"]) == _library(space["encoder_spec"]),
             record["name"],
         )
 

@@ -151,8 +151,11 @@ def adding_score(image_r: npt.NDArray[np.int32], weight_r: Floats, directions: D
     return above / below if below > 0 else float("nan")
 
 
-def classes(score_f: Floats, moderate_from: float, monosemantic_from: float) -> list[str | None]:
-    """Class of each score by two thresholds; None for NaN."""
+def classes(score_f: Floats, thresholds: tuple[float, float] | None) -> list[str | None]:
+    """Class of each score, from the thresholds of moderate and monosemantic; None for NaN, and without thresholds."""
+    if thresholds is None:
+        return [None] * len(score_f)
+    moderate_from, monosemantic_from = thresholds
     names = np.array([POLYSEMANTIC, MODERATE, MONOSEMANTIC], dtype=object)
     class_f = names[(score_f >= moderate_from).astype(int) + (score_f >= monosemantic_from)]
     class_f[np.isnan(score_f)] = None

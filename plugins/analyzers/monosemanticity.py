@@ -37,6 +37,13 @@ SCHEMA = pa.schema(
 )
 
 
+ROUNDING = 1e-6
+"""Cosines of stored float32 vectors that differ by less than this differ by rounding."""
+
+FEWEST_IMAGES = 10
+"""Thresholds of fewer images would be those of a handful of pairs."""
+
+
 class MonosemanticityParameters(Parameters):
     """Parameters of `monosemanticity`."""
 
@@ -52,7 +59,7 @@ class MonosemanticityParameters(Parameters):
     bootstrap: int = Field(
         0, ge=0, le=100_000, description="Resamples of the top images for a 95 % interval; 0 for none (variant top)."
     )
-    n_pairs: int = Field(50_000, ge=1, description="Random pairs of images from which the thresholds come.")
+    n_pairs: int = Field(50_000, ge=100, description="Random pairs of images from which the thresholds come.")
     seed: int = Field(0, ge=0, description="Seed of random pairs and resamples.")
     circular: bool = Field(False, description="Allow an embedding that the space's own encoder made.")
 
@@ -90,11 +97,16 @@ class Monosemanticity(Analyzer[MonosemanticityParameters]):
                 f"'{view.space}'; scores need two. Complete it with `glasshouse embed`."
             )
         mean, deviation = _calibrate(directions, parameters)
-        thresholds = (mean + deviation, mean + 2 * deviation)
         view.note(
-            mu=mean, sigma=deviation, n_pairs=parameters.n_pairs, seed=parameters.seed, moderate_from=thresholds[0],
-            monosemantic_from=thresholds[1], n_images=n_images, n_left_out=len(view.image_ids) - n_images,
+            mu=mean, sigma=deviation, n_pairs=parameters.n_pairs, seed=parameters.seed, n_images=n_images,
+            n_left_out=len(view.image_ids) - n_images,
         )  # fmt: skip
+        thresholds = None
+        if why := _no_classes_because(directions, deviation):
+            view.note(no_classes_because=why)
+        else:
+            thresholds = (mean + deviation, mean + 2 * deviation)
+            view.note(moderate_from=thresholds[0], monosemantic_from=thresholds[1])
         return pa.concat_tables(list(self._tables(view, parameters, directions, thresholds)))
 
     def _tables(
@@ -102,7 +114,7 @@ class Monosemanticity(Analyzer[MonosemanticityParameters]):
         view: AnalysisView,
         parameters: MonosemanticityParameters,
         directions: Directions,
-        thresholds: tuple[float, float],
+        thresholds: tuple[float, float] | None,
     ) -> Iterator[pa.Table]:
         statistics = view.statistics().sort("feature_id")
         concentration_f = monosemantic_scores.concentration(
@@ -119,7 +131,7 @@ class Monosemanticity(Analyzer[MonosemanticityParameters]):
                 "variant": [parameters.variant] * len(score_f),
                 "embedding": [parameters.embedding] * len(score_f),
                 "ms": score_f,
-                "ms_class": monosemantic_scores.classes(score_f, *thresholds),
+                "ms_class": monosemantic_scores.classes(score_f, thresholds),
                 "n_images": used_f,
                 "ms_low": low_f,
                 "ms_high": high_f,
@@ -133,6 +145,18 @@ def _calibrate(directions: Directions, parameters: MonosemanticityParameters) ->
     """Mean and standard deviation (of a sample) of the cosine of random image pairs."""
     cosine_p = random_pair_cosines(directions, parameters.n_pairs, parameters.seed)
     return float(cosine_p.mean()), float(cosine_p.std(ddof=1)) if len(cosine_p) > 1 else 0.0
+
+
+def _no_classes_because(directions: Directions, deviation: float) -> str:
+    """Say why no thresholds can be taken from the cosines of random pairs; '' where they can."""
+    n_images = len(directions.image_ids)
+    if n_images < FEWEST_IMAGES:
+        return f"{n_images} images have a usable vector, thresholds need {FEWEST_IMAGES}"
+    longest = 1 / float(directions.scale_n.min())
+    # Once centred, what is left of equal vectors is rounding too, and points anywhere.
+    if deviation <= ROUNDING or longest <= ROUNDING * float(np.linalg.norm(directions.centre_e)):
+        return "the embeddings are all nearly equal, so that their differences are rounding"
+    return ""
 
 
 def _scored(

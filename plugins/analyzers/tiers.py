@@ -67,7 +67,12 @@ class Tiers(Analyzer[TiersParameters]):
             UsageError: the scores come without thresholds.
         """
         notes = view.notes_of("monosemanticity")
-        if not {"monosemantic_from", "moderate_from"} <= notes.keys():
+        if "no_classes_because" in notes:
+            raise UsageError(
+                f"The scores of '{view.space}' have no thresholds for tiers: {notes['no_classes_because']}. Score it "
+                f"in another embedding with `glasshouse analyze monosemanticity --space {view.space} --embedding NAME`."
+            )
+        if notes.get("monosemantic_from") is None or notes.get("moderate_from") is None:
             raise UsageError(
                 "The newest result of 'monosemanticity' has no thresholds in its notes. Run `glasshouse analyze "
                 f"monosemanticity --space {view.space} --force`."

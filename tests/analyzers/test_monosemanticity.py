@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -256,7 +257,7 @@ def test_random_pairs_are_of_two_images_and_each_as_likely() -> None:
 
 
 def test_classes_begin_at_their_thresholds() -> None:
-    found = formulas.classes(np.array([-1, 0.299, 0.3, 0.499, 0.5, 1, np.nan]), 0.3, 0.5)
+    found = formulas.classes(np.array([-1, 0.299, 0.3, 0.499, 0.5, 1, np.nan]), (0.3, 0.5))
     assert found == ["polysemantic"] * 2 + ["moderate"] * 2 + ["monosemantic"] * 2 + [None]
 
 
@@ -265,11 +266,41 @@ def test_images_that_are_all_alike_have_no_direction_once_centred(warehouse: Any
     rows, notes = scored(warehouse)
     assert notes["mu"] == pytest.approx(1)
     assert {round(row["ms"], 12) for row in rows if row["ms"] is not None} == {1}
+    assert {row["ms_class"] for row in rows} == {None} and "nearly equal" in notes["no_classes_because"]
     with pytest.raises(UsageError, match=r"usable vector for 0 of the 30 images of 's'"):
         scored(warehouse, centre=True)
 
 
-def test_two_images_are_enough_for_thresholds_and_one_is_not(warehouse: Any) -> None:
+@pytest.mark.parametrize("centre", [False, True])
+def test_rounding_makes_no_classes(warehouse: Any, centre: bool) -> None:
+    """Vectors that differ in their last digit; the control differs in its second."""
+    noise_ne = np.random.default_rng(0).normal(size=(N, 5))
+    give(warehouse, nasty_values(), 10 + 1e-6 * noise_ne)
+    rows, notes = scored(warehouse, centre=centre)
+    assert {row["ms_class"] for row in rows} == {None} and any(row["ms"] is not None for row in rows)
+    assert "nearly equal" in notes["no_classes_because"] and "moderate_from" not in notes
+    warehouse.import_embeddings("control", 10 + noise_ne, list(range(N)))
+    rows, notes = scored(warehouse, centre=centre, embedding="control")
+    assert {row["ms_class"] for row in rows} > {None} and "no_classes_because" not in notes
+
+
+def test_a_handful_of_images_makes_no_classes_and_no_tiers(warehouse: Any, tmp_path: Path) -> None:
+    vectors_ne = np.random.default_rng(0).normal(size=(N, 5))
+    vectors_ne[9:] = np.nan
+    give(warehouse, nasty_values(), vectors_ne)
+    rows, notes = scored(warehouse, min_images=2)
+    assert {row["ms_class"] for row in rows} == {None} and any(row["ms"] is not None for row in rows)
+    assert notes["no_classes_because"] == "9 images have a usable vector, thresholds need 10"
+    lines = [f"{path},beauty,{i % 7}" for i, path in enumerate(warehouse.images()["path"])]
+    (tmp_path / "ratings.csv").write_text("image,dimension,value\n" + "\n".join(lines))
+    warehouse.add(ratings=[tmp_path / "ratings.csv"])
+    with pytest.raises(UsageError, match=r"no thresholds for tiers: 9 images have a usable vector.*--embedding NAME"):
+        warehouse.analyze("tiers", "s")
+    with pytest.raises(UsageError, match=r"n[_-]pairs"):
+        scored(warehouse, n_pairs=99)
+
+
+def test_two_images_are_enough_for_scores_and_one_is_not(warehouse: Any) -> None:
     vectors_ne = np.full((N, 3), np.nan)
     vectors_ne[0], vectors_ne[1] = [1, 0, 0], [0, 1, 0]
     give(warehouse, nasty_values(), vectors_ne)
@@ -319,6 +350,24 @@ def test_of_several_embeddings_a_known_encoder_with_most_images_comes_first(ware
     (report,) = warehouse.analyze("monosemanticity", "x")
     assert report.run.notes["chosen_from"] == ["b-computed", "c-computed", "a-imported"]
     assert report.run.parameters["embedding"] == "b-computed"
+
+
+def test_an_embedding_of_fewer_images_does_not_win_by_its_library() -> None:
+    from glasshouse.plugins.analyzers.embedding_choice import candidates
+
+    class Space:
+        """Records as the catalogue has them; the choice reads nothing else."""
+
+        record: ClassVar = {"encoder_spec": "open_clip:a", "encoder_fingerprint": "1"}
+
+        def embedding_records(self) -> list[dict[str, Any]]:
+            specs = {"few": ("hf:b", 40), "most": ("open_clip:c", 2000), "other": ("hf:d", 2000)}
+            return [
+                {"name": name, "encoder_spec": spec, "encoder_fingerprint": spec, "n_images": n}
+                for name, (spec, n) in specs.items()
+            ]
+
+    assert candidates(cast(AnalysisView, Space()), circular=False) == ["other", "most", "few"]
 
 
 def test_an_imported_space_takes_any_embedding(warehouse: Any) -> None:
