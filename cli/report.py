@@ -29,13 +29,19 @@ def report(
 
     Example: glasshouse report -o report.html --search striped --search "a red star"
     """
+    from glasshouse.cli.output_file import check_output, writing
     from glasshouse.cli.progress import progress_bar
     from glasshouse.warehouse.showing.report import ReportOptions, chosen_spaces, write_report
     from glasshouse.warehouse.showing.searched import hits_for
+    from glasshouse.warehouse.showing.thumbnails import Tally
 
+    check_output(output, "report.html")
     opened = open_warehouse(warehouse)
+    tally = Tally()
     names = chosen_spaces(opened, spaces)
     hits = {space: hits_for(opened, space, words) for space in names} if words else {}
-    with progress_bar("report") as progress:
-        size = write_report(opened, output, ReportOptions(names, n, k, hits), progress)
+    with progress_bar("report") as progress, writing(output):
+        size = write_report(opened, output, ReportOptions(names, n, k, hits), progress, tally)
     click.echo(f"Wrote {output} ({size / 1e6:.1f} MB).", err=True)
+    if tally.missing:
+        click.echo(f"{tally}.", err=True)

@@ -16,6 +16,8 @@ from glasshouse.warehouse.search.questions import MIN_IMAGES, Question
 if TYPE_CHECKING:
     from glasshouse.warehouse.search.answers import Answer
 
+ENDINGS = "Endings that work: .csv, .json, .parquet, .arrow, .txt."
+
 
 @click.command()
 @click.argument("queries", nargs=-1, metavar="[WORDS]...")
@@ -56,9 +58,14 @@ def search(
 
     Example: glasshouse search "a striped shape" --space cls -k 5
     """
+    from glasshouse.cli.output_file import check_output
     from glasshouse.cli.show import feature_name
+    from glasshouse.cli.sql import format_of
     from glasshouse.warehouse.search.answers import answer
 
+    if output is not None:
+        check_output(output, "hits.csv")
+        format_of(output, ENDINGS)
     if images and (spaces or crop is not None):
         raise UsageError("--space, --crop and --whole are for features; leave them away with --images.")
     question = Question(
@@ -81,12 +88,14 @@ def _write(found: Answer, output: Path) -> None:
     """Write the hits with the question: in JSON beside them, in tables in columns of every row."""
     import duckdb
 
+    from glasshouse.cli.output_file import writing
     from glasshouse.cli.sql import format_of
     from glasshouse.cli.sql_output import write_result
 
-    format_ = format_of(output)
+    format_ = format_of(output, ENDINGS)
     if format_ == "json":
-        output.write_text(json.dumps(_as_data(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with writing(output):
+            output.write_text(json.dumps(_as_data(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     with duckdb.connect() as connection:
         write_result(connection.from_arrow(found.with_question().to_arrow()), format_, output)

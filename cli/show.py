@@ -76,11 +76,19 @@ def _give(card: FeatureCard | ImageCard, png: Path | None, as_json: bool) -> Non
 
 
 def _write_sheet(card: FeatureCard | ImageCard, png: Path) -> None:
+    from glasshouse.cli.output_file import check_output
     from glasshouse.warehouse.showing.cards import FeatureCard
     from glasshouse.warehouse.showing.sheet import feature_sheet, image_sheet
+    from glasshouse.warehouse.showing.thumbnails import Tally
 
+    if png.is_dir():
+        check_output(png, "sheet.png")
     if png.suffix.lower() != ".png":
         raise UsageError(f"--png writes PNG files, and {png} ends otherwise. Call it {png.with_suffix('.png')}.")
-    sheet = feature_sheet(card) if isinstance(card, FeatureCard) else image_sheet(card)
+    check_output(png, "sheet.png")
+    tally = Tally()
+    sheet = feature_sheet(card, tally) if isinstance(card, FeatureCard) else image_sheet(card, tally=tally)
     sheet.save(png, "PNG")
     click.echo(f"Wrote {png}.", err=True)
+    if tally.missing:
+        click.echo(f"{tally}.", err=True)

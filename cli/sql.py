@@ -57,14 +57,18 @@ def _query_text(query: str | None, file: str | None) -> str:
     return text
 
 
-def format_of(output: Path | None) -> str:
-    """Return the format that a file's ending names."""
+def format_of(output: Path | None, advice: str = f"Say which with --format ({', '.join(FORMATS)}).") -> str:
+    """Return the format that a file's ending names.
+
+    Raises:
+        UsageError: it names none; the message ends with `advice`.
+    """
     if output is None:
         return "table"
     ending = output.suffix.lower().removeprefix(".")
     known = {"txt": "table", "feather": "arrow", "ipc": "arrow", **{name: name for name in FORMATS}}
     if ending not in known:
-        raise UsageError(f"The ending of {output} names no format. Say which with --format ({', '.join(FORMATS)}).")
+        raise UsageError(f"The ending of {output} names no format. {advice}")
     return known[ending]
 
 

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from glasshouse.cli.output_file import check_output, writing
 from glasshouse.cli.printing import print_table
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.surface import explain
@@ -92,11 +93,13 @@ def _sink(output: Path | None) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    check_output(output, "result.csv")
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("wb") as sink:
-            yield sink
-        temporary.replace(output)
+        with writing(output):
+            with temporary.open("wb") as sink:
+                yield sink
+            temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -190,7 +190,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("sql",), 2, "Give a query"),
     (("sql", "SELECT $x"), 2, "x"),
     (("sql", "SELECT 1", "-o", "x.docx"), 2, "names no format"),
-    (("sql", "SELECT 1", "-o", "no/such/folder.csv"), 1, "No such file or directory"),
+    (("sql", "SELECT 1", "-o", "no/such/folder.csv"), 2, "There is no folder no/such for folder.csv."),
     (("sql", "SELECT 1", "-p", "novalue"), 2, "NAME=VALUE"),
     (("add", "absent"), 1, "There is no file or folder"),
     (("add",), 2, "Nothing to add"),

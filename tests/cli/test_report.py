@@ -29,8 +29,16 @@ def test_a_report_and_the_mistakes_around_it(tmp_path: Path, glasshouse: Run) ->
     for words, message in (
         (("--space", "q"), "There is no space 'q'"),
         (("--search", "red"), "No embedding here can be compared with texts"),
-        (("-o", "missing/out.html"), "No such file or directory"),
+        (("-o", "missing/out.html"), "There is no folder missing for out.html. Make it first"),
+        (("-o", "pictures"), "pictures is a folder. Name a file in it, e.g. pictures/report.html."),
     ):
         done = glasshouse("report", *words)
         assert done.returncode in (1, 2), words
         assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+    for path in (tmp_path / "pictures").iterdir():
+        path.unlink()
+    done = glasshouse("report", "-n", "3", "-k", "2")
+    n_shown = done.stderr.splitlines()[1].split()[0]
+    assert done.returncode == 0 and 2 <= int(n_shown) <= 6
+    assert done.stderr.endswith(f"\n{n_shown} of {n_shown} pictures could not be opened and are missing.\n")

@@ -45,6 +45,16 @@ def test_features_and_images(shown: Run, tmp_path: Path) -> None:
     assert by_id.stdout == done.stdout
 
 
+def test_pictures_that_are_gone_are_counted(shown: Run, tmp_path: Path) -> None:
+    assert "missing" not in shown("show", "feature", "p:3", "-k", "6", "--png", "sheet.png").stderr
+    for name in ("00001.png", "00002.png"):
+        (tmp_path / "pictures" / name).unlink()
+    done = shown("show", "feature", "p:3", "-k", "6", "--png", "sheet.png")
+    assert done.stderr == "Wrote sheet.png.\n2 of 6 pictures could not be opened and are missing.\n"
+    done = shown("show", "image", "2", "--png", "sheet.png")
+    assert done.returncode == 0 and "could not be opened and" in done.stderr
+
+
 MISTAKES = [
     (("feature", "p"), "'p' names no feature. Write it as SPACE:ID"),
     (("feature", "p:-1"), "names no feature"),
@@ -53,7 +63,8 @@ MISTAKES = [
     (("image", "nowhere.png"), "No image fits 'nowhere.png'"),
     (("image", "99"), "There is no image 99"),
     (("feature", "p:1", "--png", "sheet.jpg"), "Call it sheet.png."),
-    (("feature", "p:1", "--png", "missing/sheet.png"), "No such file or directory"),
+    (("feature", "p:1", "--png", "missing/sheet.png"), "There is no folder missing for sheet.png."),
+    (("image", "1", "--png", "pictures"), "pictures is a folder. Name a file in it, e.g. pictures/sheet.png."),
 ]
 
 

@@ -24,6 +24,7 @@ from glasshouse.warehouse.summary import summarise
 if TYPE_CHECKING:
     from glasshouse.warehouse.reads import WarehouseReads
     from glasshouse.warehouse.showing.findings import Scored
+    from glasshouse.warehouse.showing.thumbnails import Tally
     from glasshouse.warehouse.warehouse import Progress
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -72,15 +73,18 @@ class ReportOptions:
 
 
 def report_html(
-    warehouse: WarehouseReads, options: ReportOptions, progress: Progress = lambda done, total: None
+    warehouse: WarehouseReads,
+    options: ReportOptions,
+    progress: Progress = lambda done, total: None,
+    tally: Tally | None = None,
 ) -> str:
-    """Return the report as the text of one HTML page.
+    """Return the report as the text of one HTML page; its pictures are counted in `tally`.
 
     Raises:
         UsageError: a space that does not exist or is not finished.
     """
     spaces = chosen_spaces(warehouse, options.spaces)
-    pages = Pages(warehouse, options.k)
+    pages = Pages(warehouse, options.k, tally)
     summary = summarise(warehouse.layout)
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     title = warehouse.root.resolve().name
@@ -101,15 +105,21 @@ def report_html(
 
 
 def write_report(
-    warehouse: WarehouseReads, output: Path, options: ReportOptions, progress: Progress = lambda done, total: None
+    warehouse: WarehouseReads,
+    output: Path,
+    options: ReportOptions,
+    progress: Progress = lambda done, total: None,
+    tally: Tally | None = None,
 ) -> int:
     """Write the report in one step, so that a reader never sees half of it; return its size in bytes.
+
+    Its pictures are counted in `tally`.
 
     Raises:
         UsageError: as `report_html`.
         OSError: the file cannot be written.
     """
-    text = report_html(warehouse, options, progress)
+    text = report_html(warehouse, options, progress, tally)
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ from glasshouse.warehouse.showing.fragments import chips, heading, table, top_pi
 from glasshouse.warehouse.showing.gather import feature_cards
 from glasshouse.warehouse.showing.plain import escape, figure
 from glasshouse.warehouse.showing.text import fact_lines
-from glasshouse.warehouse.showing.thumbnails import Thumbnails
+from glasshouse.warehouse.showing.thumbnails import Tally, Thumbnails
 from glasshouse.warehouse.summary import RunSummary, Summary
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ class Pages:
     Args:
         warehouse: that is read.
         k: pictures of each feature.
+        tally: where pictures are counted.
     """
 
-    def __init__(self, warehouse: WarehouseReads, k: int) -> None:
+    def __init__(self, warehouse: WarehouseReads, k: int, tally: Tally | None = None) -> None:
         self.k = k
-        self.thumbnails = Thumbnails(warehouse, PICTURE_SIDE)
+        self.thumbnails = Thumbnails(warehouse, PICTURE_SIDE, tally)
         self._warehouse = warehouse
         self._cards: dict[tuple[str, int], FeatureCard] = {}
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard, StrongFeature
 from glasshouse.warehouse.showing.plain import activation, figure, plain
 from glasshouse.warehouse.showing.text import activity, rating_words
-from glasshouse.warehouse.showing.thumbnails import Thumbnail, Thumbnails
+from glasshouse.warehouse.showing.thumbnails import Tally, Thumbnail, Thumbnails
 
 CELL = 192
 """Longer side of a picture on a sheet, in pixels; three times the starter world's."""
@@ -49,9 +49,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def feature_sheet(card: FeatureCard) -> Image.Image:
-    """Return a feature's contact sheet: in patch spaces each picture has its heat map below it, on one scale."""
-    thumbnails = Thumbnails(card.warehouse, CELL)
+def feature_sheet(card: FeatureCard, tally: Tally | None = None) -> Image.Image:
+    """Return a feature's contact sheet: in patch spaces each picture has its heat map below it, on one scale.
+
+    Pictures are counted in `tally`.
+    """
+    thumbnails = Thumbnails(card.warehouse, CELL, tally)
     thumbnails.prepare(top.image_id for top in card.top_images)
     has_maps = card.warehouse.space(card.space).grid is not None
     cells = []
@@ -83,9 +86,12 @@ def _feature_lines(card: FeatureCard) -> list[Line]:
     return lines
 
 
-def image_sheet(card: ImageCard, n_features: int = 5, n_examples: int = 4) -> Image.Image:
-    """Return an image with what is known of it, and its strongest features with images where they are stronger."""
-    large = Thumbnails(card.warehouse, CELL * 2)
+def image_sheet(card: ImageCard, n_features: int = 5, n_examples: int = 4, tally: Tally | None = None) -> Image.Image:
+    """Return an image with what is known of it, and its strongest features with images where they are stronger.
+
+    Pictures are counted in `tally`.
+    """
+    large = Thumbnails(card.warehouse, CELL * 2, tally)
     record = card.record
     lines = [
         Line(card.path.rsplit("/", 1)[-1], _TITLE),
@@ -94,7 +100,7 @@ def image_sheet(card: ImageCard, n_features: int = 5, n_examples: int = 4) -> Im
         *(Line(rating_words(row), _TEXT, _GREY) for row in card.ratings[:6]),
     ]
     rows = [[Cell([large.of(card.image_id)], ())]]
-    small = Thumbnails(card.warehouse, CELL * 2 // 3)
+    small = Thumbnails(card.warehouse, CELL * 2 // 3, tally)
     for space, features in card.features.items():
         rows += [_feature_row(card, small, space, f, n_examples) for f in features[:n_features]]
     return _sheet(lines, rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
@@ -31,6 +32,19 @@ class Thumbnail(NamedTuple):
     failure: str | None = None
 
 
+@dataclass(frozen=True)
+class Tally:
+    """The images whose pictures were wanted, and those of them whose picture could not be opened."""
+
+    wanted: set[int] = field(default_factory=set)
+    missing: set[int] = field(default_factory=set)
+
+    def __str__(self) -> str:
+        n, of = len(self.missing), len(self.wanted)
+        wanted = f"{of:,} picture{'' if of == 1 else 's'}"
+        return f"{n:,} of {wanted} could not be opened and {'is' if n == 1 else 'are'} missing"
+
+
 def fit(picture: Image.Image, side: int) -> Image.Image:
     """Return a copy whose longer side is at most `side` pixels."""
     width, height = picture.size
@@ -48,10 +62,12 @@ class Thumbnails:
     Args:
         warehouse: that is read.
         side: the longer side of a thumbnail, in pixels.
+        tally: where pictures are counted.
     """
 
-    def __init__(self, warehouse: WarehouseReads, side: int) -> None:
+    def __init__(self, warehouse: WarehouseReads, side: int, tally: Tally | None = None) -> None:
         self.side = side
+        self.tally = Tally() if tally is None else tally
         self._warehouse = warehouse
         self._made: dict[int, Thumbnail] = {}
 
@@ -59,7 +75,9 @@ class Thumbnails:
         """Make the thumbnails of many images with one look into the catalogue."""
         missing = sorted(set(image_ids) - self._made.keys())
         for image_id, found in pictures(self._warehouse, missing) if missing else ():
+            self.tally.wanted.add(image_id)
             if isinstance(found, SourceError):
+                self.tally.missing.add(image_id)
                 self._made[image_id] = Thumbnail(None, (1, 1), str(found))
             else:
                 self._made[image_id] = Thumbnail(fit(found, self.side), found.size)
