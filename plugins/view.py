@@ -166,8 +166,11 @@ class AnalysisView:
     def portable(self, path: str | Path) -> str:
         """Return how a file is recorded: from the warehouse on where it lies inside, else its absolute path.
 
-        For `resolve`: a path as it was typed means another file when it is read from another folder.
+        For `resolve`: a path as it was typed means another file when it is read from another folder. What is not there
+        stays as it was typed, for the error that reading it gives.
         """
+        if not self._found(path).is_file():
+            return str(path)
         found, root = self._found(path).absolute(), self.warehouse.root.absolute()
         return found.relative_to(root).as_posix() if found.is_relative_to(root) else str(found)
 

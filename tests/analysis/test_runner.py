@@ -401,7 +401,7 @@ def test_a_file_in_the_warehouse_is_found_wherever_one_stands(analysed: Any, com
     assert view.portable("word.txt") == view.portable(inside) == "word.txt" and view.file("word.txt") == inside
     outside = tmp_path / "outside.txt"
     outside.write_text("outside")
-    assert view.portable(outside) == str(outside)
+    assert view.portable(outside) == str(outside) and view.portable("nowhere.txt") == "nowhere.txt"
     assert [given.name for given in view.inputs() if given.kind == "file"] == ["word.txt"]
 
 
