@@ -28,10 +28,14 @@ def pytest_report_header() -> str:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of truth in one process, which renders their world once.
+TOGETHER = {"/test_truth_": "truth", "/benchmarks/test_quick.py": "quick"}
+"""Parts of tests' names, and the group that they make: one world, one run of the benchmarks."""
 
-    They carry the mark `xdist_group("truth")`, but xdist 3.8 does not see marks under pytest 9.2
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep tests that share something costly in one process, which makes it once.
+
+    Some carry the mark `xdist_group`, but xdist 3.8 does not see marks under pytest 9.2
     (pytest-dev/pytest-xdist#1386); once it does, this can go.
     """
     if config.getvalue("dist") != "loadgroup":
@@ -41,7 +45,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadGroupScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "truth" if "/test_truth_" in nodeid else str(super()._split_scope(nodeid))
+            together = (group for part, group in TOGETHER.items() if part in nodeid)
+            return next(together, str(super()._split_scope(nodeid)))
 
     return Scheduling(config, log)
 
