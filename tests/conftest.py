@@ -27,11 +27,11 @@ def pytest_report_header() -> str:
     return "stores: " + ", ".join(f"{name} {metadata.version(name)}" for name in names)
 
 
-@pytest.hookimpl(optionalhook=True)
 TOGETHER = {"/test_truth_": "truth", "/benchmarks/test_quick.py": "quick"}
 """Parts of tests' names, and the group that they make: one world, one run of the benchmarks."""
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep tests that share something costly in one process, which makes it once.
 
