@@ -26,6 +26,7 @@ class LabelerOptions:
         device: `cpu` or `cuda`, for local models.
         vocabulary: a file of words, or None for the words that ship with glasshouse.
         timeout_s: seconds until a request counts as failed.
+        model_option: with which the user names the model, for messages.
     """
 
     view: AnalysisView
@@ -35,6 +36,7 @@ class LabelerOptions:
     device: str = "cpu"
     vocabulary: str | None = None
     timeout_s: float = 60.0
+    model_option: str = "--model"
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,9 @@ def labeler_options(
     base_url: str | None,
     vocabulary: str | None = None,
     calls: Calls | None = None,
+    model_option: str = "--model",
 ) -> LabelerOptions:
-    """Return what a labeler is told."""
+    """Return what a labeler is told; `model_option` is where the user named the model."""
     return LabelerOptions(
         view=view,
         calls=calls,
@@ -70,4 +71,5 @@ def labeler_options(
         device=parameters.device,
         vocabulary=vocabulary,
         timeout_s=parameters.timeout,
+        model_option=model_option,
     )

@@ -21,6 +21,8 @@ from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.results.store import latest_run
 
 if TYPE_CHECKING:
+    from glasshouse.plugins.labelers.calls import Calls
+    from glasshouse.plugins.labeling import LabelerOptions
     from glasshouse.plugins.view import AnalysisView
     from glasshouse.warehouse.results.records import Run
 
@@ -96,7 +98,7 @@ class LabelScore(Analyzer[LabelScoreParameters]):
         if parameters.scorer == "clip":
             chosen["embedding"] = _embedding(view, parameters.embedding)
         else:
-            options = labeler_options(view, parameters, model=parameters.judge_model, base_url=parameters.base_url)
+            options = judge_options(view, parameters)
             loader = labeler_loader(view, parameters.judge)
             if not loader.sees_pictures:
                 raise UsageError(f"The labeler '{parameters.judge}' sees no pictures. Name another with --judge.")
@@ -135,6 +137,18 @@ class LabelScore(Analyzer[LabelScoreParameters]):
             rows = vlm_scores(view, parameters, labels)
         named = {"labeler": parameters.labeler, "model": parameters.model, "scorer": parameters.scorer}
         return pa.Table.from_pylist([{**named, **row} for row in rows], schema=self.schema)
+
+
+def judge_options(view: AnalysisView, parameters: LabelScoreParameters, calls: Calls | None = None) -> LabelerOptions:
+    """Return what the judge of `vlm` is told."""
+    return labeler_options(
+        view,
+        parameters,
+        model=parameters.judge_model,
+        base_url=parameters.base_url,
+        calls=calls,
+        model_option="--judge-model",
+    )
 
 
 def labels_run(view: AnalysisView, labeler: str | None, model: str | None) -> Run:

@@ -12,7 +12,8 @@ import numpy as np
 
 from glasshouse.plugins.analyzers.label_images import Sides, sides_of
 from glasshouse.plugins.analyzers.label_measures import auc_columns, none_for_nan
-from glasshouse.plugins.analyzers.label_parameters import calls_for, labeler_loader, labeler_options
+from glasshouse.plugins.analyzers.label_parameters import calls_for, labeler_loader
+from glasshouse.plugins.analyzers.label_score import judge_options
 from glasshouse.plugins.labelers.chat import PICTURES_PER_QUESTION
 from glasshouse.plugins.labelers.pool import answers_of
 from glasshouse.plugins.labeling import Labeler, OutOfCalls, Unanswered
@@ -74,8 +75,7 @@ def vlm_scores(view: AnalysisView, parameters: LabelScoreParameters, labels: dic
         ModelError: nobody answered anything, for another reason than the budget.
     """
     calls = calls_for(view, parameters, max_calls=parameters.max_calls)
-    options = labeler_options(view, parameters, model=parameters.judge_model, base_url=parameters.base_url, calls=calls)
-    labeler = labeler_loader(view, parameters.judge).load(options)
+    labeler = labeler_loader(view, parameters.judge).load(judge_options(view, parameters, calls))
     n_active, n_silent = int(parameters.n_positive or 0), int(parameters.n_negative or 0)
     both = sides_of(view, list(labels), n_active, n_silent, parameters.seed, view.image_ids)
     questions = [Judging(view, labels[sides.feature], sides, parameters.seed) for sides in both]

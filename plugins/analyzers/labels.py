@@ -212,6 +212,11 @@ def _summary(results: dict[int, Result]) -> str:
     return f"{text}, {_counted(len(failures), 'failure')} ({cleaned(failures[0], 120)})" if failures else text
 
 
+def _visible(text: str) -> str:
+    """Return a labeler's text as one line without control and format characters, whoever wrote the labeler."""
+    return cleaned(text, len(text))
+
+
 def _table(results: dict[int, Result], labeler: str, model: str) -> pa.Table:
     """Return a row for each feature that has a label or a failure, by feature."""
     rows = []
@@ -222,10 +227,10 @@ def _table(results: dict[int, Result], labeler: str, model: str) -> pa.Table:
         rows.append(
             {
                 "feature_id": feature,
-                "label": label.label if label else None,
-                "description": (label.description or None) if label else None,
-                "visual_elements": list(label.visual_elements) if label else None,
-                "rating_effect": (label.rating_effect or None) if label else None,
+                "label": _visible(label.label) if label else None,
+                "description": (_visible(label.description) or None) if label else None,
+                "visual_elements": [_visible(element) for element in label.visual_elements] if label else None,
+                "rating_effect": (_visible(label.rating_effect) or None) if label else None,
                 "confidence": label.confidence if label else None,
                 "labeler": labeler,
                 "model": model,

@@ -64,10 +64,10 @@ class SoftWpmi(Analyzer[SoftWpmiParameters]):
         file = None if parameters.vocabulary is None else Path(view.portable(parameters.vocabulary))
         read_vocabulary(None if file is None else str(view.file(file)))
         capable = text_capable_embeddings(view.warehouse)
+        if not capable:
+            raise UsageError(f"There is no image embedding of an encoder with a text tower. {_HOW}")
         if parameters.embedding is not None and parameters.embedding not in capable:
             raise unknown_name("embedding with a text tower", parameters.embedding, capable, _HOW)
-        if not capable:
-            raise UsageError(f"There is no image embedding of an encoder that also embeds text. {_HOW}")
         return parameters.model_copy(update={"embedding": parameters.embedding or capable[0], "vocabulary": file})
 
     def run(self, view: AnalysisView, parameters: SoftWpmiParameters) -> pa.Table:

@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.plugins import hookimpl
@@ -35,11 +36,20 @@ def resolve(options: LabelerOptions) -> LabelerOptions:
     """See that a model is named.
 
     Raises:
-        UsageError: none is.
+        UsageError: none is, or a folder that is not there.
     """
     if not options.model:
-        raise UsageError("The labeler 'local' needs a model. Name one of the hub, or a folder, with --model.")
+        raise UsageError(
+            f"The labeler 'local' needs a model. Name one of the hub, or a folder, with {options.model_option}."
+        )
+    if is_path(options.model) and not Path(options.model).is_dir():
+        raise UsageError(f"There is no folder {options.model}. Name a folder with a model, or a model of the hub.")
     return options
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can be no model of the hub, whose names are NAME or OWNER/NAME."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
 def load(options: LabelerOptions) -> ChatLabeler:

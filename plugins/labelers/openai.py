@@ -42,7 +42,9 @@ def resolve(options: LabelerOptions) -> LabelerOptions:
     from glasshouse.plugins.labelers.keys import checked_address  # late: plugins are imported by every command
 
     if not options.model:
-        raise UsageError("The labeler 'openai' needs a model that reads pictures. Name it with --model.")
+        raise UsageError(
+            f"The labeler 'openai' needs a model that reads pictures. Name it with {options.model_option}."
+        )
     given, named = options.base_url, os.environ.get(ADDRESS_VARIABLE, "").strip()
     address = checked_address(given) if given else checked_address(named or DEFAULT_BASE_URL, f"${ADDRESS_VARIABLE}")
     return replace(options, base_url=address)

@@ -62,8 +62,14 @@ def concepts_run(view: AnalysisView, embedding: str | None) -> Run:
     from glasshouse.warehouse.search.texts import text_capable_embeddings
 
     capable = text_capable_embeddings(view.warehouse)
+    if not capable:
+        raise UsageError(
+            "The labeler 'vocabulary' needs an embedding that texts can be compared with, and there is none. Make one "
+            "of an encoder with a text tower with `glasshouse embed --encoder open_clip:… --name clip`, then run "
+            f"`glasshouse analyze concepts --space {view.space} --embedding clip`."
+        )
     if embedding is not None and embedding not in capable:
-        known = f" Those that can: {', '.join(capable)}." if capable else ""
+        known = f" Those that can: {', '.join(capable)}."
         raise UsageError(f"Texts cannot be compared with the embedding '{embedding}'.{known} Name one with --model.")
     wanted = capable if embedding is None else [embedding]
     runs = [run for run in view.warehouse.runs() if (run.analyzer, run.space) == ("concepts", view.space)]

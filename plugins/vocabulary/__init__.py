@@ -1,11 +1,13 @@
 """The words from which `soft_wpmi` and the vocabulary labeler choose: those that ship with glasshouse, or a file.
 
 A vocabulary is a text file in UTF-8 with one word or short phrase per line. Blank lines and lines that begin with `#`
-are no words; what comes twice counts once.
+are no words; what comes twice counts once. Control and format characters (escapes of terminals,
+marks that turn the direction of writing) are left out.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from importlib import resources
 from pathlib import Path
 
@@ -22,11 +24,16 @@ def read_vocabulary(path: str | None) -> list[str]:
         UsageError: the file is missing, is no UTF-8 text, or has no words.
     """
     text = (resources.files(__name__) / "words.txt").read_text(encoding="utf-8") if path is None else _read(Path(path))
-    lines = (" ".join(line.split()) for line in text.splitlines())
+    lines = (_visible(line) for line in text.splitlines())
     words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not words:
         raise UsageError(f"The vocabulary {path} has no words. Write one word or short phrase per line.")
     return words
+
+
+def _visible(line: str) -> str:
+    """Return a line without control and format characters, which would end up in labels; white space is one blank."""
+    return " ".join("".join(c for c in line if c.isspace() or unicodedata.category(c)[0] != "C").split())
 
 
 def _read(path: Path) -> str:

@@ -17,6 +17,7 @@ from glasshouse.plugins.analyzers.label_measures import (
     best_threshold,
     held_out_accuracy,
 )
+from glasshouse.schema.errors import UsageError
 
 numbers = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=9)
 
@@ -146,9 +147,13 @@ def test_a_models_votes_are_counted(warehouse: Any, monkeypatch: pytest.MonkeyPa
 
     service.script = script
     try:
+        with pytest.raises(UsageError, match=r"with --model\."):
+            warehouse.analyze("labels", "x", labeler="openai")
         there = {"model": "m", "base_url": service.address + "/v1", "concurrency": 1}
         warehouse.analyze("labels", "x", labeler="openai", features=(0, 1, 2), n_images=2, **there)
         judge = {"scorer": "vlm", "judge_model": "m", "base_url": there["base_url"], "n_positive": 6, "n_negative": 7}
+        with pytest.raises(UsageError, match=r"with --judge-model\."):
+            warehouse.analyze("label_score", "x", scorer="vlm")
         warehouse.analyze("label_score", "x", **judge)
         n_asked = len(service.seen) - 3
     finally:

@@ -21,13 +21,14 @@ class Own:
     model = "own-1"
 
     def __init__(self, options):
-        self.word = options.vocabulary or "named"
+        self.word = (options.vocabulary or "named").rpartition("/")[2]
 
     def label(self, question):
         if question.feature_id == 2:
             raise BadReply("no words for it", "hm\\x1b[31m\\nhm")
         said = "" if question.dimension is None else f"{question.dimension} {question.r:+.2f}"
-        return FeatureLabel(f"{self.word} {question.feature_id}", question.prompt, (), said)
+        seen = ("\\x1b[31mred\\u202e",) if question.feature_id == 4 else ()
+        return FeatureLabel(f"{self.word} {question.feature_id}", question.prompt, seen, said)
 
 @hookimpl
 def register_labelers(register):
@@ -78,6 +79,11 @@ def test_failures_are_rows_without_a_label(own: Any) -> None:
     assert notes["summary"].startswith("1 label, 2 failures (nothing can be shown of it: ")
     own.analyze("labels", "x", labeler="own", features=(2,))
     assert own.runs()[-1].notes["summary"] == "0 labels, 1 failure (no words for it)"
+
+
+def test_what_a_strangers_labeler_says_is_visible(own: Any) -> None:
+    own.analyze("labels", "x", labeler="own", features=(4,))
+    assert own.sql("SELECT visual_elements AS seen FROM labels")["seen"].to_list() == [["[31mred"]]
 
 
 def test_runs_add_to_each_other(own: Any) -> None:
@@ -152,6 +158,11 @@ def test_pictures_that_are_gone(own: Any, pictures: Path) -> None:
 
 
 def test_what_is_not_possible(own: Any) -> None:
+    with pytest.raises(UsageError, match=r"there is none.* text tower with `glasshouse embed"):
+        own.analyze("labels", "x")
+    for given in ({}, {"embedding": "clip"}):
+        with pytest.raises(UsageError, match=r"no image embedding of an encoder with a text tower\. Make one"):
+            own.analyze("soft_wpmi", "x", **given)
     with pytest.raises(UsageError, match=r"no labeler 'gemni'. Did you mean 'gemini'"):
         own.analyze("labels", "x", labeler="gemni")
     with pytest.raises(UsageError, match=r"no feature 6: they run from 0 to 5"):

@@ -31,6 +31,12 @@ def test_comments_blanks_and_doubles_are_left_out_and_the_order_stays(tmp_path: 
     assert read_vocabulary(str(file)) == ["red", "light blue", "Äpfel"]
 
 
+def test_what_cannot_be_seen_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("re\x1b[31md\n\u202ered\u200b\n\x1b\nno\tbreak\u00a0here\n", encoding="utf-8")
+    assert read_vocabulary(str(file)) == ["re[31md", "red", "no break here"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -99,6 +99,8 @@ def test_the_reply_depends_on_the_pictures(labelled: Any, model_folder: Path) ->
 def test_what_cannot_be_asked(labelled: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a model"):
         labelled.analyze("labels", "s", labeler="local")
+    with pytest.raises(UsageError, match=r"There is no folder /nope\."):
+        labelled.analyze("labels", "s", labeler="local", model="/nope")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"The model .*empty cannot be loaded") as caught:
         labelled.analyze("labels", "s", labeler="local", model=str(tmp_path / "empty"))
