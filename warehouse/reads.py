@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -222,15 +223,17 @@ class WarehouseReads:
 
     # -- to look at --------------------------------------------------------------------------------------------
 
-    def feature(self, space: str, feature: int, k: int = 12) -> FeatureCard:
+    def feature(self, space: str, feature: int | None = None, k: int = 12) -> FeatureCard:
         """Return what is known of a feature, with its k strongest images; displays itself in a notebook.
 
         Raises:
-            UsageError: no such space or feature.
+            UsageError: no such space or feature, or no number.
         """
+        if not isinstance(feature, Integral):
+            raise UsageError("A feature is named by its space and its number, e.g. warehouse.feature('patches', 2).")
         from glasshouse.warehouse.showing.gather import feature_card
 
-        return feature_card(self, space, feature, k)
+        return feature_card(self, space, int(feature), k)
 
     def image(self, image: int | str | Path, k: int = 10) -> ImageCard:
         """Return what is known of an image, with its k strongest features in each space; displays itself in a notebook.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +114,20 @@ def test_unknown_names(bare: Warehouse) -> None:
         bare.feature("clz", 0)
     with pytest.raises(UsageError, match="has no feature 24"):
         bare.feature("cls", 24)
+    assert bare.feature("cls", np.int32(3)).feature_id == 3  # type: ignore[arg-type]
+    for words in (("cls", "a"), ("cls:2",), ("cls", 2.5)):
+        with pytest.raises(UsageError, match=r"by its space and its number, e\.g\. warehouse\.feature\('patches', 2\)"):
+            bare.feature(*words)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="There is no image 6"):
         bare.image(6)
+
+
+def test_a_missing_score_says_how_many_images_have_a_vector(bare: Warehouse) -> None:
+    """The feature is active on all images, of which two have a vector."""
+    row = {"ms": None, "n_images": 2, "variant": "top", "embedding": "few"}
+    card = replace(bare.feature("cls", 0), results={"monosemanticity": [row]})
+    assert "not scored; images with a vector that count: 2 (top, few)" in str(card)
+    assert "active on too few" not in str(card)
 
 
 def test_a_feature_that_is_never_active(bare: Warehouse) -> None:

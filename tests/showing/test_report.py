@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.results.store import forget
 from glasshouse.warehouse.showing.findings import Scored, findings_of
 from glasshouse.warehouse.showing.report import ReportOptions, report_html, write_report
+from glasshouse.warehouse.showing.report_parts import space_facts
 from glasshouse.warehouse.warehouse import Warehouse
 
 TAGS = {
@@ -119,3 +121,8 @@ def test_the_best_are_those_with_the_highest_score(analysed: Warehouse) -> None:
     found = findings_of(analysed, "cls", 3)
     assert [s.feature_id for s in found.best] == [n - 1, n - 2, n - 3]
     assert found.best_by == "ms" and found.tiers == [(1, "elite", 1)] and found.n_labels == 1
+
+
+def test_a_report_says_why_there_are_no_classes(analysed: Warehouse) -> None:
+    found = replace(findings_of(analysed, "cls", 1), thresholds={"no_classes_because": "all <b> equal"})
+    assert "Monosemanticity has no classes here: all &lt;b&gt; equal." in space_facts(found)

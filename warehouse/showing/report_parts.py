@@ -113,6 +113,8 @@ def space_facts(found: SpaceFindings) -> str:
             f"({figure(given.get('n_pairs'))} pairs, seed {given.get('seed')}); so a feature is moderate from "
             f"{figure(given['moderate_from'])} and monosemantic from {figure(given['monosemantic_from'])}."
         )
+    if given.get("no_classes_because"):
+        lines.append(f"Monosemanticity has no classes here: {given['no_classes_because']}.")
     stale = sorted({run.analyzer for run in found.runs if run.is_stale})
     if stale:
         lines.append(f"Stale, what they read has changed since: {', '.join(stale)}.")

@@ -85,7 +85,7 @@ def _label_lines(card: FeatureCard) -> Iterator[str]:
 def _ms(row: Mapping[str, Any]) -> str:
     how = ", ".join(str(row[name]) for name in ("variant", "embedding") if row.get(name))
     if row.get("ms") is None:
-        return f"monosemanticity not scored: active on too few images ({how})"
+        return f"monosemanticity not scored; images with a vector that count: {figure(row.get('n_images'))} ({how})"
     interval = f" [{row['ms_low']:.3f}, {row['ms_high']:.3f}]" if row.get("ms_low") is not None else ""
     return f"monosemanticity {row['ms']:.3f}{interval} {row.get('ms_class') or ''} ({how})"
 
