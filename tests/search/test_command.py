@@ -53,7 +53,8 @@ def test_wrong_requests_end_in_one_line(searchable: Any, glasshouse: Any) -> Non
         (("--like", "cls"), "SPACE:ID"),
         (("red", "--image", "3"), "one of the three"),
         (("red", "--images", "--space", "cls"), "--space"),
-        (("red", "-o", "hits.docx"), "ending"),
+        (("red", "-o", "hits.docx"), "Endings that work: .csv, .json, .parquet, .arrow, .txt."),
+        (("red", "-o", "nope/hits.json"), "There is no folder nope for hits.json."),
     ):
         done = run(glasshouse, searchable, *words)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
