@@ -8,7 +8,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import cooccurrence, correlation, extraction, memory, monosemanticity, queries, search, startup, storage
+from benchmarks import (
+    cooccurrence,
+    correlation,
+    extraction,
+    locality,
+    memory,
+    monosemanticity,
+    queries,
+    search,
+    startup,
+    storage,
+)
 from benchmarks.synthetic import Setting
 from benchmarks.table import Row, aligned, machine, write
 from benchmarks.timing import say
@@ -21,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "monosemanticity": monosemanticity.run,
     "correlation": correlation.run,
     "cooccurrence": cooccurrence.run,
+    "locality": locality.run,
     "search": search.run,
     "truth": truth.run,
     "startup": startup.run,

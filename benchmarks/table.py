@@ -20,6 +20,7 @@ ORDER = (
     "monosemanticity",
     "correlation",
     "cooccurrence",
+    "locality",
     "search",
     "truth",
     "startup",

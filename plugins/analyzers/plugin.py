@@ -19,6 +19,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.correlation import Correlation
     from glasshouse.plugins.analyzers.label_score import LabelScore
     from glasshouse.plugins.analyzers.labels import Labels
+    from glasshouse.plugins.analyzers.locality import Locality
     from glasshouse.plugins.analyzers.monosemanticity import Monosemanticity
     from glasshouse.plugins.analyzers.soft_wpmi import SoftWpmi
     from glasshouse.plugins.analyzers.tiers import Tiers
@@ -33,3 +34,4 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("labels", Labels())
     register("label_score", LabelScore())
     register("cooccurrence", Cooccurrence())
+    register("locality", Locality())

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning
 
 @pytest.fixture(scope="module")
 def rows() -> list[Any]:
-    return main(["storage", "queries", "correlation", "cooccurrence", "search", "truth", "startup", "--quick"])
+    return main(
+        ["storage", "queries", "correlation", "cooccurrence", "locality", "search", "truth", "startup", "--quick"]
+    )
 
 
 def test_every_benchmark_gives_rows_with_a_figure(rows: list[Any]) -> None:
@@ -28,6 +30,7 @@ def test_every_benchmark_gives_rows_with_a_figure(rows: list[Any]) -> None:
         "queries",
         "correlation",
         "cooccurrence",
+        "locality",
         "search",
         "truth",
         "startup",
