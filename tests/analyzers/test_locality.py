@@ -24,7 +24,7 @@ GRID = (2, 3)
 SIZE = 20
 N, F = 12, 7
 SHORTEST = {"resize": "shortest", "resize_to": [20, 20], "crop_to": [12, 16], "crop_rounding": "round"}
-PADDED = {"resize": "none", "resize_to": [20, 20], "crop_to": [30, 24], "crop_rounding": "round"}
+PADDED = {"resize": "none", "resize_to": [20, 20], "crop_to": [30, 60], "crop_rounding": "round"}
 COLUMNS = (
     "n_images", "n_present", "iou", "pointing", "iou_present", "pointing_present", "iou_shuffled", "pointing_shuffled",
 )  # fmt: skip
@@ -105,11 +105,11 @@ def annotated(tmp_path: Path, plugins: Any) -> Any:
 
 
 def naive_cover(mask_hw: Array, framing: Mapping[str, Any] | None) -> tuple[Array, Array]:
-    """Count small squares, a hundred to a pixel: share of each patch that is mask, and that is picture, [tokens]."""
-    top, left, bottom, right = {None: (0, 0, 20, 20), "c": (4, 2, 16, 18), "p": (-5, -2, 25, 22)}[
+    """Count small squares, nine to a pixel: share of each patch that is mask, and that is picture, [tokens]."""
+    top, left, bottom, right = {None: (0, 0, 20, 20), "c": (4, 2, 16, 18), "p": (-5, -20, 25, 40)}[
         None if framing is None else "c" if framing is SHORTEST else "p"
     ]
-    fine = 6  # patches of all these cases end on sixths of pixels
+    fine = 3  # patches of all these cases end on thirds of pixels
     mask_t, picture_t = np.zeros(GRID), np.zeros(GRID)
     rows, columns = (bottom - top) * fine, (right - left) * fine
     for y in range(rows):
