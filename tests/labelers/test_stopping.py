@@ -71,7 +71,7 @@ def test_nothing_is_paid_twice_after_a_kill(labelled: Any, service: Service, con
     assert labelled.runs() == [] and list(cache.glob(".*")) == []
     service.script = lambda number, seen: Answer(body=openai_body(json.dumps(GOOD)))
     out = finish(labelled.root, service, "--concurrency", concurrency)
-    assert f"{N_FEATURES} rows" in out
+    assert f"{N_FEATURES} labels" in out
     times = asked(service)
     assert len(times) == N_FEATURES and sum(times.values()) == N_FEATURES + n_under_way
     notes = labelled.runs()[-1].notes
@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_what_is_under_way_and_stores_no_result(labelled: Any, serv
 
 def test_max_calls_stops_before_the_limit_and_the_same_command_goes_on(labelled: Any, service: Service) -> None:
     first = finish(labelled.root, service, "--max-calls", "5", "--concurrency", "3")
-    assert "5 rows" in first and len(service.seen) == 5
+    assert "5 labels" in first and len(service.seen) == 5
     notes = labelled.runs()[-1].notes
     assert notes["n_unlabelled"] == N_FEATURES - 5 and "--max-calls 5" in notes["unlabelled_because"][0]
     assert "the same command goes on" in first
