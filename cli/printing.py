@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from glasshouse.warehouse.showing.plain import plain
+from glasshouse.schema.plain import plain
 
 
 def print_json(value: Any) -> None:

@@ -8,11 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from glasshouse.schema.plain import plain
+
 
 class GlasshouseError(Exception):
-    """Something went wrong that the user can act on. The command line exits with `exit_code`."""
+    """Something went wrong that the user can act on. The command line exits with `exit_code`.
+
+    The message is one line whatever it quotes: names in files and replies of servers are others' text.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(plain(message))
 
 
 class UsageError(GlasshouseError):

@@ -12,11 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from kit.forking import Done, Driver
 from PIL import Image
 
 os.environ["GLASSHOUSE_NO_PLUGINS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The same examples in every run, so that a green main stays green; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+settings.register_profile("repeat", derandomize=True, database=None)
+settings.register_profile("explore", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 KIT = Path(__file__).parent / "kit"
 TOY_PLUGIN = KIT / "toy_plugin.py"

@@ -112,5 +112,5 @@ def test_an_embedding_without_text_is_not_enough(warehouse: Any) -> None:
     rng = np.random.default_rng(0)
     warehouse.import_features("x", rng.random((30, 5)).astype(np.float32), images=list(range(30)))
     warehouse.import_embeddings("other", rng.normal(size=(30, 5)).astype(np.float32), images=list(range(30)))
-    with pytest.raises(UsageError, match="no image embedding of an encoder that also embeds text"):
+    with pytest.raises(UsageError, match="no image embedding of an encoder with a text tower"):
         warehouse.analyze("soft_wpmi", "x")

@@ -12,7 +12,8 @@ from kit.hostile import HOSTILE_FILE
 from kit.pages import Page, check_only_text
 
 from glasshouse.schema.errors import UsageError
-from glasshouse.warehouse.showing.plain import escape, figure, plain, shortened
+from glasshouse.schema.plain import plain
+from glasshouse.warehouse.showing.plain import escape, figure, shortened
 from glasshouse.warehouse.warehouse import Warehouse
 
 ALLOWED = {

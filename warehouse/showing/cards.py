@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from glasshouse.warehouse.showing.plain import plain
+from glasshouse.schema.plain import plain
 
 if TYPE_CHECKING:
     from glasshouse.warehouse.reads import WarehouseReads

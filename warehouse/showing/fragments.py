@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from glasshouse.schema.plain import plain
 from glasshouse.warehouse.showing.cards import FeatureCard
-from glasshouse.warehouse.showing.plain import activation, escape, figure, plain, shortened
+from glasshouse.warehouse.showing.plain import activation, escape, figure, shortened
 from glasshouse.warehouse.showing.text import how_correlated
 from glasshouse.warehouse.showing.thumbnails import Thumbnail, Thumbnails, data_uri
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from glasshouse.schema.plain import plain
 from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard, StrongFeature
-from glasshouse.warehouse.showing.plain import activation, figure, plain
+from glasshouse.warehouse.showing.plain import activation, figure
 from glasshouse.warehouse.showing.text import activity, rating_words
 from glasshouse.warehouse.showing.thumbnails import Tally, Thumbnail, Thumbnails
 

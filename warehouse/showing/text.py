@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from glasshouse.schema.plain import plain
 from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard
-from glasshouse.warehouse.showing.plain import activation, figure, plain, shortened
+from glasshouse.warehouse.showing.plain import activation, figure, shortened
 
 KNOWN = ("labels", "label_score", "tiers", "monosemanticity", "uniqueness", "soft_wpmi", "correlation", "concepts")
 """Analyses that have lines of their own; all others are shown as their columns say."""
