@@ -141,7 +141,7 @@ def _run_and_report(run: Callable[[Callable[[str], Progress]], Iterable[Analysis
                 bars.close()
                 click.echo(_line(report))
     if as_json:
-        print_json([_as_data(report) for report in reports])
+        print_json([asdict(report) for report in reports])
     if any(report.failure for report in reports):
         raise click.exceptions.Exit(1)
     if reports and all(report.run is None for report in reports):
@@ -168,7 +168,3 @@ def _differences(old: Run, new: Run) -> str:
     """Say with which parameters the old run was made, as far as the new one's are others."""
     names = [name for name in new.parameters if old.parameters.get(name) != new.parameters[name]]
     return ", ".join(f"{name}={cell(old.parameters.get(name)) or 'none'}" for name in names) or "other parameters"
-
-
-def _as_data(report: AnalysisReport) -> dict[str, Any]:
-    return asdict(report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pyarrow as pa
 from glasshouse.cli.output_file import check_output, writing
 from glasshouse.cli.printing import print_table
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.atomic import replacing
 from glasshouse.warehouse.surface import explain
 
 if TYPE_CHECKING:
@@ -94,14 +94,8 @@ def _sink(output: Path | None) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     check_output(output, "result.csv")
-    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
-    try:
-        with writing(output):
-            with temporary.open("wb") as sink:
-                yield sink
-            temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(output), replacing(output) as temporary, temporary.open("wb") as sink:
+        yield sink
 
 
 def _print(reader: pa.RecordBatchReader) -> None:

@@ -18,10 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any, TypeVar
 
 import duckdb
 
 from glasshouse.schema.errors import LockedError, WarehouseError
+
+T = TypeVar("T")
 
 CATALOGUE_FILE = "catalog.duckdb"
 LOCK_TIMEOUT_VARIABLE = "GLASSHOUSE_LOCK_TIMEOUT"
@@ -35,6 +38,23 @@ class Catalogue:
 
     def __init__(self, root: Path) -> None:
         self.path = root / CATALOGUE_FILE
+        self._remembered: dict[str, tuple[object, Any]] = {}
+        self._lock = threading.RLock()
+
+    def remembered(self, what: str, read: Callable[[], T]) -> T:
+        """Return what `read` gives, kept in memory until the catalogue's file or its log changes.
+
+        Args:
+            what: names it; one name, one reading.
+            read: reads it from the catalogue.
+        """
+        state = _state(self.path), _state(self.path.with_name(f"{self.path.name}.wal"))
+        with self._lock:
+            found = self._remembered.get(what)
+            if found is None or found[0] != state:
+                found = self._remembered[what] = (state, read())
+        value: T = found[1]
+        return value
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -73,6 +93,14 @@ class Catalogue:
                 f"Create one with `glasshouse init {self.path.parent}`."
             )
         return connect_with_patience(self.path, read_only=read_only)
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def commit(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

@@ -6,7 +6,7 @@ Shapes in names: b images, t tokens, d hook width, n rows, k features, e embeddi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
@@ -95,6 +95,28 @@ class FramedEncoder(Protocol):
     @property
     def framing(self) -> Mapping[str, Any] | None:
         """`resize`, `resize_to`, `crop_to`, `crop_rounding`; see `glasshouse.warehouse.showing.framing`."""
+
+
+@runtime_checkable
+class EditingEncoder(Protocol):
+    """What an encoder may offer on top: to run on with other activations than its own, which shows what they cause."""
+
+    def forward_edited(
+        self, batch_bchw: torch.Tensor, hook: str, edit: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Run the whole pass, replacing what the hook point gives by `edit` of it; return the embedding [batch, E].
+
+        Args:
+            batch_bchw: as for `forward`.
+            hook: name of a hook point.
+            edit: called once, with the activations as `forward` gives them: float32 [batch, token, width], on the
+                encoder's device, its own copy. It returns as many tokens of the same width. More or fewer rows than
+                it was handed go on as that many images, where all that follows depends on them alone. It must not
+                call the encoder.
+
+        Raises:
+            UsageError: a hook that does not exist, a batch that does not fit, or other tokens than it was handed.
+        """
 
 
 class SparseCodes(NamedTuple):

@@ -59,7 +59,6 @@ class WarehouseReads:
         self.vectors = VectorStore(layout.vectors)
         self._readers: dict[str, SpaceReader] = {}
         self._lock = threading.Lock()
-        self._listing: tuple[tuple[int, int], pl.DataFrame] | None = None
 
     @property
     def root(self) -> Path:
@@ -112,13 +111,12 @@ class WarehouseReads:
 
         Kept in memory until the catalogue changes.
         """
-        status = self.layout.catalogue.stat()
-        version = (status.st_mtime_ns, status.st_size)
-        if self._listing is None or self._listing[0] != version:
+
+        def read() -> pl.DataFrame:
             with self.catalogue.reading() as connection:
-                frame = frame_of(connection.sql(read_sql("queries/image_listing.sql")))
-            self._listing = (version, frame)
-        return self._listing[1]
+                return frame_of(connection.sql(read_sql("queries/image_listing.sql")))
+
+        return self.catalogue.remembered("images", read)
 
     def image_id(self, image: int | str | Path) -> int:
         """Return the id of an image given by id, path, end of a path, or SHA-256.

@@ -7,7 +7,6 @@ attached read-only; views over all of them carry the space's name in a column.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from glasshouse.schema.errors import UsageError, WarehouseError
+from glasshouse.warehouse.atomic import replacing
 from glasshouse.warehouse.catalogue import Catalogue, first_line
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier, literal
@@ -170,9 +170,8 @@ def write_attach_sql(layout: Layout) -> Path:
     """Bring `attach.sql` up to date, in one step."""
     text = attach_text(layout)
     if not layout.attach_sql.is_file() or layout.attach_sql.read_text(encoding="utf-8") != text:
-        temporary = layout.attach_sql.with_name(f".attach.sql.tmp-{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(layout.attach_sql)
+        with replacing(layout.attach_sql) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return layout.attach_sql
 
 

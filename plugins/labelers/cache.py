@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import threading
 from pathlib import Path
+
+from glasshouse.warehouse.atomic import replacing
 
 
 class ReplyCache:
@@ -30,12 +30,8 @@ class ReplyCache:
     def put(self, name: str, reply: tuple[str, str]) -> None:
         """Keep a reply."""
         file = self.folder / f"{name}.json"
-        temporary = self.folder / f".{name}.{os.getpid()}-{threading.get_ident()}.tmp"
         data = json.dumps({"reply": reply[0], "problem": reply[1]})
-        try:
+        with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(data, encoding="utf-8")
-            temporary.replace(file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            with replacing(file) as temporary:
+                temporary.write_text(data, encoding="utf-8")

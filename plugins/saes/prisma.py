@@ -9,7 +9,6 @@ and the object is never built. Order: normalise → −b_dec → @W_enc + b_enc 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from glasshouse.plugins import hookimpl
 from glasshouse.plugins.contracts import Preset, PresetSpace, SaeLoader
 from glasshouse.plugins.hookspecs import Register
 from glasshouse.plugins.hub import hub_errors
+from glasshouse.plugins.saes.checkpoint import read_json
 from glasshouse.plugins.saes.common import CommonSae
 from glasshouse.plugins.saes.form import CommonForm
 from glasshouse.plugins.saes.inert_pickle import load_tensors
@@ -147,18 +147,13 @@ def _preferred(names: list[str], repository: str) -> str:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ModelError(f"There is no {file.name} in {file.parent}; Prisma's checkpoints have one beside the weights.")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file} is no JSON: {error}.") from error
-    missing = [key for key in REQUIRED_KEYS if not isinstance(config, dict) or key not in config]
+    config = read_json(file, "Prisma's")
+    missing = [key for key in REQUIRED_KEYS if key not in config]
     if missing:
         raise ModelError(f"{file} lacks {', '.join(missing)}, so it is no configuration of Prisma's.")
     if config.get("is_transcoder"):
         raise ModelError(f"{file} describes a transcoder, which writes to another layer than it reads; use an SAE.")
-    return dict(config)
+    return config
 
 
 def _state_dict(file: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from glasshouse.plugins.starter.world.vocabulary import ALL_VALUES
 from glasshouse.plugins.starter.world.write import write_world
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.atomic import replacing
 from glasshouse.warehouse.catalogue import CATALOGUE_FILE
 from glasshouse.warehouse.warehouse import Progress, Warehouse
 
@@ -134,9 +135,8 @@ def write_demo_report(warehouse: Warehouse, endings: Sequence[SpaceEnding]) -> P
 def _write_words(world: Path) -> Path:
     """Write the world's words as a vocabulary for labels: the values by which features are judged, and their groups."""
     path = world / WORLD_WORDS
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join(ALL_VALUES) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(ALL_VALUES) + "\n", encoding="utf-8")
     return path
 
 
@@ -161,7 +161,6 @@ def _note_world(world: Path, seed: int, n_images: int) -> int:
             raise UsageError(f"{world.parent} was made with --seed {known['seed']}. Choose another folder with --dir.")
         n_images = max(n_images, known["images"])
     world.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"seed": seed, "images": n_images}), encoding="utf-8")
-    temporary.replace(note)
+    with replacing(note) as temporary:
+        temporary.write_text(json.dumps({"seed": seed, "images": n_images}), encoding="utf-8")
     return n_images

@@ -170,7 +170,7 @@ def test_folders_that_are_something_else(tmp_path, make_form):
     with pytest.raises(ModelError, match=r"config\.json is no JSON"):
         prisma.load(str(folder), "cpu")
     (folder / "config.json").write_text("[1]")
-    with pytest.raises(ModelError, match=r"config\.json lacks d_in"):
+    with pytest.raises(ModelError, match=r"config\.json holds no JSON object"):
         prisma.load(str(folder), "cpu")
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"There is no config\.json in"):

@@ -32,10 +32,7 @@ def embedding_records(warehouse: WarehouseSearch) -> dict[str, EmbeddingRecord]:
             ).fetchall()
         return {str(row[0]): EmbeddingRecord(*row) for row in rows}
 
-    records: dict[str, EmbeddingRecord] = warehouse.searching.of_catalogue(
-        warehouse.layout.catalogue, "embeddings", read
-    )
-    return records
+    return warehouse.catalogue.remembered("embeddings", read)
 
 
 def embedding_record(warehouse: WarehouseSearch, name: str) -> EmbeddingRecord:

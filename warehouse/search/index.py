@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from glasshouse.warehouse.atomic import replacing
 from glasshouse.warehouse.results.store import all_runs
 from glasshouse.warehouse.search.encoders import EmbeddingRecord, embedding_records
 
@@ -83,8 +83,7 @@ def concept_runs(warehouse: WarehouseSearch) -> list[Run]:
         runs = [run for run in all_runs(warehouse.catalogue) if run.analyzer == CONCEPTS and run.is_latest]
         return runs[::-1]
 
-    runs: list[Run] = warehouse.searching.of_catalogue(warehouse.layout.catalogue, "concept runs", read)
-    return runs
+    return warehouse.catalogue.remembered("concept runs", read)
 
 
 def concept_index(warehouse: WarehouseSearch, run: Run) -> VectorIndex:
@@ -176,13 +175,8 @@ def _through_a_file(warehouse: WarehouseSearch, name: str, read: Callable[[], Ve
 
 
 def _save(file: Path, array: npt.NDArray[Any]) -> None:
-    temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("wb") as sink:
-            np.save(sink, array)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(file) as temporary, temporary.open("wb") as sink:
+        np.save(sink, array)
 
 
 def _remove_strays(warehouse: WarehouseSearch, folder: Path) -> None:

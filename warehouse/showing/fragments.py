@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from glasshouse.schema.plain import plain
 from glasshouse.warehouse.showing.cards import FeatureCard
-from glasshouse.warehouse.showing.plain import activation, escape, figure, shortened
+from glasshouse.warehouse.showing.plain import activation, escape, figure
 from glasshouse.warehouse.showing.text import how_correlated
 from glasshouse.warehouse.showing.thumbnails import Thumbnail, Thumbnails, data_uri
 
@@ -111,8 +110,3 @@ def correlation_table(rows: Sequence[Mapping[str, Any]]) -> str:
             for row in rows
         ],
     )
-
-
-def short_path(path: str) -> str:
-    """Return a path that fits under a picture."""
-    return shortened(plain(path), _CAPTION_LENGTH)

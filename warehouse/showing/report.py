@@ -6,7 +6,6 @@ every text has gone through `escape`; it reads on a phone, on light and on dark.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.atomic import replacing
 from glasshouse.warehouse.showing import report_parts as parts
 from glasshouse.warehouse.showing.findings import SpaceFindings, findings_of
 from glasshouse.warehouse.showing.fragments import STYLE
@@ -120,12 +120,8 @@ def write_report(
         OSError: the file cannot be written.
     """
     text = report_html(warehouse, options, progress, tally)
-    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
-    try:
+    with replacing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return output.stat().st_size
 
 
