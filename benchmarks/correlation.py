@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow as pa
 import scipy.stats
 
 from benchmarks.memory import peak
+from benchmarks.rows import peak_row
 from benchmarks.synthetic import Setting
 from benchmarks.table import Row
 from benchmarks.timing import say, seconds
@@ -59,7 +59,8 @@ def run(setting: Setting) -> Iterator[Row]:
     yield Row(
         "correlation", f"{shape.name}: Σx² and Σxy alone in one SQL aggregate, no rating missing", f"{in_sql:.2f} s"
     )
-    yield _memory(warehouse.root, shape.name)
+    what = f"{shape.name}: peak of a process that computes all three"
+    yield peak_row("correlation", what, warehouse.root, shape.name)
 
 
 def rate(warehouse: Warehouse, n_images: int) -> npt.NDArray[np.float64]:
@@ -102,15 +103,6 @@ def in_one_aggregate(warehouse: Warehouse, space: str, ratings_nd: npt.NDArray[n
     with warehouse.space(space).connection() as connection:
         connection.register("rated", table)
         return statistics.median(seconds(lambda: connection.sql(query).fetchnumpy()) for _ in range(3))
-
-
-def _memory(root: Path, space: str) -> Row:
-    """Peak of a new process that correlates in every way."""
-    words = [sys.executable, "-m", "benchmarks.correlation", str(root), space]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    gib = float(json.loads(done.stdout)) / 1024
-    what = f"{space}: peak of a process that computes all three"
-    return Row("correlation", what, f"{gib:.1f} GiB", target="<= 4 GiB", met=gib <= 4)
 
 
 def _compute(root: Path, space: str) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.memory import peak
+from benchmarks.rows import peak_row
 from benchmarks.synthetic import EMBEDDING, EMBEDDING_WIDTH, Setting
 from benchmarks.table import Row
 from benchmarks.timing import interleaved, say, seconds
@@ -86,7 +86,8 @@ def run(setting: Setting) -> Iterator[Row]:
     yield from _against(
         name.format("all images"), analyze("monosemanticity", variant="all"), 12, all_peers(data, shape.n_features)
     )
-    yield _memory(warehouse.root, shape.name)
+    what = f"{shape.name}: peak of a process that computes both variants, the bootstrap and uniqueness"
+    yield peak_row("monosemanticity", what, warehouse.root, shape.name)
     yield _within(f"{shape.name}: uniqueness of {shape.n_features:,} features", analyze("uniqueness"), None)
 
 
@@ -200,15 +201,6 @@ def sums_by_pairs(dense_nf: Floats, unit_ne: Floats, pairs: list[tuple[int, int]
         below_f += weight_f
     score_f: Floats = above_f / below_f
     return score_f
-
-
-def _memory(root: Path, space: str) -> Row:
-    """Peak of a new process that computes both variants and the bootstrap."""
-    words = [sys.executable, "-m", "benchmarks.monosemanticity", str(root), space]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    gib = float(json.loads(done.stdout)) / 1024
-    what = f"{space}: peak of a process that computes both variants, the bootstrap and uniqueness"
-    return Row("monosemanticity", what, f"{gib:.1f} GiB", target="<= 4 GiB", met=gib <= 4)
 
 
 def _compute(root: Path, space: str) -> float:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.rows import latency_row
 from benchmarks.synthetic import Setting, SpaceShape
 from benchmarks.table import Row
-from benchmarks.timing import percentile, say, seconds
+from benchmarks.timing import say
 from glasshouse.warehouse.warehouse import Warehouse
 
-N_CALLS = 50
 MOST_FREQUENT = "SELECT feature_id, n_active FROM features WHERE space = $space ORDER BY n_active DESC LIMIT 10"
 
 
@@ -33,28 +32,19 @@ def _questions(warehouse: Warehouse, shape: SpaceShape, rng: np.random.Generator
     def image() -> int:
         return int(rng.integers(shape.n_images))
 
-    yield _timed(f"{name}: top-20 images of a feature", lambda: warehouse.top_images(name, feature(), 20), 10)
-    yield _timed(f"{name}: features of an image", lambda: warehouse.features_of_image(name, image()), 10)
+    yield latency_row(
+        "queries", f"{name}: top-20 images of a feature", lambda: warehouse.top_images(name, feature(), 20), 10
+    )
+    yield latency_row(
+        "queries", f"{name}: features of an image", lambda: warehouse.features_of_image(name, image()), 10
+    )
     what = f"{name}: statistics of all {shape.n_features:,} features"
-    yield _timed(what, lambda: warehouse.feature_statistics(name), 1000, 10)
+    yield latency_row("queries", what, lambda: warehouse.feature_statistics(name), 1000, 10)
     if shape.grid is not None:
-        yield _timed(f"{name}: token map", lambda: warehouse.token_map(name, feature(), image()))
+        yield latency_row("queries", f"{name}: token map", lambda: warehouse.token_map(name, feature(), image()))
     what = f"{name}: every feature of an image"
-    yield _timed(what, lambda: warehouse.features_of_image(name, image(), None), n_calls=5)
-    yield _timed(f"{name}: as a sparse matrix", lambda: warehouse.sparse_matrix(name), n_calls=3)
-    yield _timed(f"{name}: ten most frequent features in SQL", lambda: warehouse.sql(MOST_FREQUENT, {"space": name}))
-
-
-def _timed(what: str, ask: Callable[[], object], target_ms: float | None = None, n_calls: int = N_CALLS) -> Row:
-    """Median and 95th percentile of warm calls; the first two open and cache, and are not counted."""
-    ask()
-    ask()
-    times_ms = [1000 * seconds(ask) for _ in range(n_calls)]
-    median = statistics.median(times_ms)
-    return Row(
-        "queries",
-        what,
-        f"{median:.1f} ms (95 %: {percentile(times_ms, 0.95):.1f})",
-        target="" if target_ms is None else f"<= {target_ms:g} ms",
-        met=None if target_ms is None else median <= target_ms,
+    yield latency_row("queries", what, lambda: warehouse.features_of_image(name, image(), None), n_calls=5)
+    yield latency_row("queries", f"{name}: as a sparse matrix", lambda: warehouse.sparse_matrix(name), n_calls=3)
+    yield latency_row(
+        "queries", f"{name}: ten most frequent features in SQL", lambda: warehouse.sql(MOST_FREQUENT, {"space": name})
     )

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.rows import latency_row
 from benchmarks.synthetic import EMBEDDING, EMBEDDING_WIDTH, Setting
 from benchmarks.table import Row
-from benchmarks.timing import interleaved, percentile, ratio, say, seconds
+from benchmarks.timing import interleaved, ratio, say
 from glasshouse.plugins.analyzers.concepts import Concepts
 from glasshouse.warehouse.results.records import Request, ResultTable
 from glasshouse.warehouse.results.store import Outcome, commit_run
@@ -34,7 +35,6 @@ WORDS = [f"word {i}" for i in range(20)]
 TEXTS = "texts"
 """Name of a small image embedding whose encoder seems to have a text tower: its cache knows `WORDS`."""
 K = 20
-N_CALLS = 30
 SQL = "FROM concept_search($q, space := 'cls', k := 20)"
 JOINED = (
     "SELECT space, feature_id, score, n_active FROM concept_search($q, space := 'cls', k := 20) "
@@ -49,9 +49,9 @@ def run(setting: Setting) -> Iterator[Row]:
     yield from _by_words(warehouse, n_features, setting.repeats)
     words = cycle(WORDS)
     what = f"concept_search over {n_features:,} vectors in SQL, connection opened and closed"
-    yield _timed(what, lambda: warehouse.sql(SQL, {"q": next(words)}), 60)
-    yield _timed("the same joined with features", lambda: warehouse.sql(JOINED, {"q": next(words)}), 60)
-    yield _timed("a reading connection alone", lambda: warehouse.sql("SELECT 1"))
+    yield latency_row("search", what, lambda: warehouse.sql(SQL, {"q": next(words)}), 60)
+    yield latency_row("search", "the same joined with features", lambda: warehouse.sql(JOINED, {"q": next(words)}), 60)
+    yield latency_row("search", "a reading connection alone", lambda: warehouse.sql("SELECT 1"))
     yield from _by_picture(warehouse, setting.repeats)
 
 
@@ -133,16 +133,3 @@ def _against(what: str, ways: dict[str, Callable[[], object]], repeats: int, tar
             "" if target is None else f"<= {target:g} ms",
             None if target is None else median["ours"] <= target,
         )
-
-
-def _timed(what: str, ask: Callable[[], object], target_ms: float | None = None) -> Row:
-    ask()
-    times_ms = [1000 * seconds(ask) for _ in range(N_CALLS)]
-    median = statistics.median(times_ms)
-    return Row(
-        "search",
-        what,
-        f"{median:.1f} ms (95 %: {percentile(times_ms, 0.95):.1f})",
-        target="" if target_ms is None else f"<= {target_ms:g} ms",
-        met=None if target_ms is None else median <= target_ms,
-    )
