@@ -1,6 +1,6 @@
 """One implementation of the `Encoder` contract for every library: a tower of modules that is read by hooks.
 
-Owns `Tap` (where one hook point is read), `Tower` (what a library's loader puts together) and `HookedEncoder`.
+Owns `Tower` (what a library's loader puts together) and `HookedEncoder`; `tapping.py` has the single hook point.
 Rules: PyTorch's forward hooks on the real modules, so that what is read is what the library computes; one pass for
 any number of hooks; the pass ends after the last tap that is needed; activations leave as float32.
 """
@@ -14,10 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from glasshouse.plugins.devices import torch_device
 from glasshouse.plugins.encoders.preprocessing import ImageTransform
+from glasshouse.plugins.encoders.tapping import Tap as Tap
+from glasshouse.plugins.encoders.tapping import attach, attach_edit, first_tensor, hook_point
 from glasshouse.plugins.fingerprint import fingerprint
 from glasshouse.plugins.hub import one_line
 from glasshouse.schema.errors import ModelError, UsageError
@@ -30,40 +32,6 @@ if TYPE_CHECKING:
 
 N_LISTED = 40
 """Hook points named in an error message; a CNN has hundreds."""
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Where one hook point is read.
-
-    Attributes:
-        module: the module that is hooked.
-        side: its output, or its (first) input.
-        layout: `tokens` [batch, token, width], or a map that is flattened to tokens row by row:
-            `nchw` [batch, width, rows, columns], `nhwc` [batch, rows, columns, width].
-        n_prefix: tokens before the patch grid; 0 for maps.
-        grid: rows and columns of the patch tokens; None for maps, whose shape says it.
-    """
-
-    module: nn.Module
-    side: Literal["output", "input"] = "output"
-    layout: Literal["tokens", "nchw", "nhwc"] = "tokens"
-    n_prefix: int = 0
-    grid: tuple[int, int] | None = None
-
-    def tokens(self, tensor: torch.Tensor, *, keep: bool) -> torch.Tensor:
-        """Turn what the module gave into [batch, token, width].
-
-        Args:
-            tensor: the module's output or input.
-            keep: the pass goes on, so a map must be copied: CNNs add and rectify in place.
-        """
-        if self.layout == "tokens":
-            return tensor
-        if self.layout == "nchw":
-            tensor = tensor.permute(0, 2, 3, 1)
-        tokens_btd = tensor.flatten(1, 2)
-        return tokens_btd.clone() if keep and tokens_btd.data_ptr() == tensor.data_ptr() else tokens_btd
 
 
 @dataclass
@@ -124,6 +92,11 @@ class HookedEncoder:
         return self._probe.embedding_width
 
     @property
+    def tower(self) -> Tower:
+        """The modules, for encoders that are put together from others."""
+        return self._tower
+
+    @property
     def transform(self) -> ImageTransform:
         """The preprocessing, as data."""
         return self._tower.transform
@@ -170,6 +143,48 @@ class HookedEncoder:
         with self._lock, self._numerics(), self._hooked(hooks, taken, last), suppress(_Stop):
             embedding_be = self._tower.embed_images(batch_bchw.to(self.device, non_blocking=True)).float()
         return ForwardResult({hook: taken[hook].float() for hook in hooks}, embedding_be)
+
+    def forward_edited(
+        self, batch_bchw: torch.Tensor, hook: str, edit: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Run the whole pass, replacing what the hook point gives by `edit` of it.
+
+        Args:
+            batch_bchw: images as `preprocess` makes them.
+            hook: name of a hook point.
+            edit: from float32 [batch, token, width], a copy, to the same shape. Autocast is off while it runs. It may
+                return another number of rows; then the rest of the pass sees as many images, which fails or is wrong
+                where the model joins earlier activations to them (a residual stream around the hook point).
+
+        Returns:
+            The embedding of the edited pass, float32 [rows of the edit, E], on the encoder's device.
+
+        Raises:
+            UsageError: a hook that does not exist, a batch whose shape does not fit, or an edit of another shape.
+        """
+        if hook not in self._probe.points:
+            raise self._no_such_hook(hook)
+        self._check_batch(batch_bchw)
+        tap = self._tower.taps[hook]
+        with self._lock, self._numerics():
+            handle = attach_edit(tap, partial(self._edited, tap, edit))
+            try:
+                return self._tower.embed_images(batch_bchw.to(self.device, non_blocking=True)).float()
+            finally:
+                handle.remove()
+
+    def _edited(self, tap: Tap, edit: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
+        import torch  # late: it takes a second to import
+
+        tokens_btd = tap.tokens(tensor, keep=False).float()
+        with torch.autocast("cuda", enabled=False):
+            new_btd = edit(tokens_btd.clone())
+        if new_btd.shape[1:] != tokens_btd.shape[1:]:
+            raise UsageError(
+                f"An edit got activations of shape {list(tokens_btd.shape)} and returned {list(new_btd.shape)}: tokens "
+                "and width must stay as they are."
+            )
+        return tap.replaced(tensor, new_btd)
 
     @contextmanager
     def _hooked(self, hooks: Sequence[str], taken: dict[str, torch.Tensor], last: str | None) -> Iterator[None]:
@@ -255,28 +270,3 @@ class HookedEncoder:
         shown = [name for name in names if name.count(".") <= deepest][:N_LISTED]
         more = f", and {len(names) - len(shown)} more inside these" if len(shown) < len(names) else ""
         return UsageError(f"{self.spec} has no hook point '{hook}'.{guess} Known: {', '.join(shown)}{more}.")
-
-
-def attach(tap: Tap, action: Callable[[Any], None]) -> Any:
-    """Call `action` with what `tap` reads at every pass; returns a handle with `remove()`."""
-    if tap.side == "output":
-        return tap.module.register_forward_hook(lambda _module, _inputs, output: action(output))
-    return tap.module.register_forward_pre_hook(lambda _module, inputs: action(inputs))
-
-
-def first_tensor(value: Any) -> Any:
-    """The first of a tuple or list of outputs, or the output itself."""
-    return value[0] if isinstance(value, tuple | list) and value else value
-
-
-def hook_point(name: str, tap: Tap, shape: tuple[int, ...]) -> HookPoint | None:
-    """Describe a tap from the shape it gave; None where the shape is not that of tokens or a map."""
-    if tap.layout == "tokens":
-        if len(shape) != 3:
-            return None
-        fits = tap.grid is not None and tap.n_prefix + tap.grid[0] * tap.grid[1] == shape[1]
-        return HookPoint(name, shape[2], tap.n_prefix, tap.grid if fits else None)
-    if len(shape) != 4:
-        return None
-    rows, columns, width = (shape[2], shape[3], shape[1]) if tap.layout == "nchw" else shape[1:]
-    return HookPoint(name, width, 0, (rows, columns))
