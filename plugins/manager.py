@@ -41,6 +41,7 @@ BUILTIN_PLUGINS = (
     "glasshouse.plugins.encoders.open_clip",
     "glasshouse.plugins.encoders.transformers",
     "glasshouse.plugins.encoders.timm",
+    "glasshouse.plugins.encoders.dinoised",
     "glasshouse.plugins.encoders.local",
     "glasshouse.plugins.saes.neurons",
     "glasshouse.plugins.saes.prisma",

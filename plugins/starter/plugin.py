@@ -1,7 +1,8 @@
 """The embedded default as a plugin: small trained models of the starter world, which need no hub.
 
-`starter:clip` and `starter:dinov2` are loaded by the same code as any folder of open_clip and transformers,
-`starter:sae-cls` and `starter:sae-patches` as any SAE in glasshouse's own format.
+`starter:clip` and `starter:dinov2` are loaded by the same code as any folder of open_clip and transformers, and
+`starter:dinoised` is put together of both as any `dinoised:…`; `starter:sae-cls` and `starter:sae-patches` are loaded
+as any SAE in glasshouse's own format.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from pathlib import Path
 
 from glasshouse.plugins import hookimpl
 from glasshouse.plugins.contracts import EncoderLoader, Preset, PresetSpace, SaeLoader
-from glasshouse.plugins.encoders import open_clip, transformers
+from glasshouse.plugins.encoders import dinoised, open_clip, transformers
 from glasshouse.plugins.encoders.hooked import HookedEncoder
 from glasshouse.plugins.hookspecs import Register
 from glasshouse.plugins.saes.common import CommonSae
 from glasshouse.schema.errors import unknown_name
 
 ENCODERS = {"clip": open_clip.load_folder, "dinov2": transformers.load_folder}
+DINOISED = "dinoised"
+DINOISED_BLOCK = -3
+"""Affinities come from the patches that this block of the Dinov2Model puts out: its dense losses were on them."""
+
 SAES = ("sae-cls", "sae-patches")
 
 STARTER = Preset(
@@ -33,9 +38,8 @@ STARTER = Preset(
 @hookimpl
 def register_encoders(register: Register[EncoderLoader]) -> None:
     """Register `starter:` for encoders."""
-    register(
-        "starter", EncoderLoader(load_encoder, "small models that ship with glasshouse: starter:clip, starter:dinov2")
-    )
+    names = ", ".join(f"starter:{name}" for name in (*ENCODERS, DINOISED))
+    register("starter", EncoderLoader(load_encoder, f"small models that ship with glasshouse: {names}"))
 
 
 @hookimpl
@@ -51,13 +55,16 @@ def register_presets(register: Register[Preset]) -> None:
 
 
 def load_encoder(name: str, device: str) -> HookedEncoder:
-    """Load `clip` or `dinov2`.
+    """Load `clip` or `dinov2`, or `dinoised`, which is both.
 
     Raises:
         UsageError: another name.
     """
+    if name == DINOISED:
+        clip, dino = (load_encoder(part, device) for part in ("clip", "dinov2"))
+        return dinoised.with_dino(f"starter:{DINOISED}", clip, dino, by="patches", block=DINOISED_BLOCK)
     if name not in ENCODERS:
-        raise unknown_name("starter encoder", name, ENCODERS)
+        raise unknown_name("starter encoder", name, (*ENCODERS, DINOISED))
     return ENCODERS[name](_data(name), device, f"starter:{name}")
 
 
