@@ -21,6 +21,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.labels import Labels
     from glasshouse.plugins.analyzers.locality import Locality
     from glasshouse.plugins.analyzers.monosemanticity import Monosemanticity
+    from glasshouse.plugins.analyzers.names import Names
     from glasshouse.plugins.analyzers.soft_wpmi import SoftWpmi
     from glasshouse.plugins.analyzers.tiers import Tiers
     from glasshouse.plugins.analyzers.uniqueness import Uniqueness
@@ -35,3 +36,4 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("label_score", LabelScore())
     register("cooccurrence", Cooccurrence())
     register("locality", Locality())
+    register("names", Names())

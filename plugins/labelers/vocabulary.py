@@ -49,12 +49,16 @@ def resolve(options: LabelerOptions) -> LabelerOptions:
     return replace(options, model=str(concepts_run(options.view, options.model).facets["embedding"]))
 
 
-def concepts_run(view: AnalysisView, embedding: str | None) -> Run:
+def concepts_run(
+    view: AnalysisView, embedding: str | None, who: str = "The labeler 'vocabulary' needs", option: str = "--model"
+) -> Run:
     """Return the newest run of `concepts` on the space, in a text-capable embedding.
 
     Args:
         view: of the space.
         embedding: whose vectors are wanted, or None for any that texts can be compared with.
+        who: needs them, for messages.
+        option: with which the user names the embedding, for messages.
 
     Raises:
         UsageError: there is none; names the command that makes it.
@@ -64,21 +68,21 @@ def concepts_run(view: AnalysisView, embedding: str | None) -> Run:
     capable = text_capable_embeddings(view.warehouse)
     if not capable:
         raise UsageError(
-            "The labeler 'vocabulary' needs an embedding that texts can be compared with, and there is none. Make one "
-            "of an encoder with a text tower with `glasshouse embed --encoder open_clip:… --name clip`, then run "
+            f"{who} an embedding that texts can be compared with, and there is none. Make one of an encoder with a "
+            "text tower with `glasshouse embed --encoder open_clip:… --name clip`, then run "
             f"`glasshouse analyze concepts --space {view.space} --embedding clip`."
         )
     if embedding is not None and embedding not in capable:
         known = f" Those that can: {', '.join(capable)}."
-        raise UsageError(f"Texts cannot be compared with the embedding '{embedding}'.{known} Name one with --model.")
+        raise UsageError(f"Texts cannot be compared with the embedding '{embedding}'.{known} Name one with {option}.")
     wanted = capable if embedding is None else [embedding]
     runs = [run for run in view.warehouse.runs() if (run.analyzer, run.space) == ("concepts", view.space)]
     fitting = [run for run in runs if run.is_latest and run.facets["embedding"] in wanted and run.vectors is not None]
     if not fitting:
-        option = f" --embedding {embedding}" if embedding else ""
+        named = f" --embedding {embedding}" if embedding else ""
         raise UsageError(
-            f"The labeler 'vocabulary' needs concept vectors of the space '{view.space}', in an embedding that texts "
-            f"can be compared with. Run `glasshouse analyze concepts --space {view.space}{option}`."
+            f"{who} concept vectors of the space '{view.space}', in an embedding that texts can be compared with. Run "
+            f"`glasshouse analyze concepts --space {view.space}{named}`."
         )
     return fitting[-1]
 

@@ -39,7 +39,11 @@ def embed_texts(warehouse: WarehouseSearch, embedding: str, texts: Sequence[str]
         UsageError: no such embedding, an imported one, or one of an encoder without a text tower.
         ModelError: the encoder cannot be loaded, or has other weights now.
     """
-    record = embedding_record(warehouse, embedding)
+    return embed_beside(warehouse, embedding_record(warehouse, embedding), texts)
+
+
+def embed_beside(warehouse: WarehouseSearch, record: EmbeddingRecord, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Embed texts in the space of an encoder's image embeddings, whether any are stored or not; as `embed_texts`."""
     cache = text_cache(warehouse, record)
     found = cache.get(texts) if cache else [None] * len(texts)
     missing = list(dict.fromkeys(text for text, vector in zip(texts, found, strict=True) if vector is None))
