@@ -17,6 +17,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.concepts import Concepts
     from glasshouse.plugins.analyzers.cooccurrence import Cooccurrence
     from glasshouse.plugins.analyzers.correlation import Correlation
+    from glasshouse.plugins.analyzers.hierarchy import Hierarchy
     from glasshouse.plugins.analyzers.label_score import LabelScore
     from glasshouse.plugins.analyzers.labels import Labels
     from glasshouse.plugins.analyzers.locality import Locality
@@ -36,4 +37,5 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("label_score", LabelScore())
     register("cooccurrence", Cooccurrence())
     register("locality", Locality())
+    register("hierarchy", Hierarchy())
     register("names", Names())
