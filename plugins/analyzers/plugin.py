@@ -23,6 +23,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.locality import Locality
     from glasshouse.plugins.analyzers.monosemanticity import Monosemanticity
     from glasshouse.plugins.analyzers.names import Names
+    from glasshouse.plugins.analyzers.probe import ProbeAnalyzer
     from glasshouse.plugins.analyzers.soft_wpmi import SoftWpmi
     from glasshouse.plugins.analyzers.tiers import Tiers
     from glasshouse.plugins.analyzers.uniqueness import Uniqueness
@@ -39,3 +40,4 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("locality", Locality())
     register("hierarchy", Hierarchy())
     register("names", Names())
+    register("probe", ProbeAnalyzer())
