@@ -79,6 +79,18 @@ def chosen_device(name: str) -> str:
     return "cuda" if available and name != "cpu" else "cpu"
 
 
+def feature_name(text: str) -> tuple[str, int]:
+    """Read SPACE:ID.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    space, colon, number = text.rpartition(":")
+    if not colon or not space or not (number.isascii() and number.isdigit()):
+        raise UsageError(f"'{text}' names no feature. Write it as SPACE:ID, e.g. cls:69.")
+    return space, int(number)
+
+
 def open_warehouse(name: str | None) -> Warehouse:
     """Open the warehouse that is meant, with the plugins of this call."""
     from glasshouse.warehouse.warehouse import Warehouse

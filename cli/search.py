@@ -58,8 +58,8 @@ def search(
 
     Example: glasshouse search "a striped shape" --space cls -k 5
     """
+    from glasshouse.cli.options import feature_name
     from glasshouse.cli.output_file import check_output
-    from glasshouse.cli.show import feature_name
     from glasshouse.cli.sql import format_of
     from glasshouse.warehouse.search.answers import answer
 

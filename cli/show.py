@@ -1,4 +1,4 @@
-"""`glasshouse show`: one feature or one image, as text, as JSON, or as a contact sheet."""
+"""`glasshouse show`: one feature or one image, as text, as JSON, or as a contact sheet; and a hierarchy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from glasshouse.cli.options import json_option, open_warehouse, warehouse_option
+from glasshouse.cli.options import feature_name, json_option, open_warehouse, warehouse_option
 from glasshouse.cli.printing import print_json
+from glasshouse.cli.show_hierarchy import hierarchy
 from glasshouse.schema.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ png_option = click.option("--png", type=click.Path(path_type=Path), help="Write 
 
 @click.group()
 def show() -> None:
-    """Look at one feature or one image."""
+    """Look at one feature, one image, or the hierarchy of a space's features."""
 
 
 @show.command()
@@ -54,16 +55,7 @@ def image(image: str, k: int, png: Path | None, as_json: bool, warehouse: str | 
     _give(card, png, as_json)
 
 
-def feature_name(text: str) -> tuple[str, int]:
-    """Read SPACE:ID.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    space, colon, number = text.rpartition(":")
-    if not colon or not space or not (number.isascii() and number.isdigit()):
-        raise UsageError(f"'{text}' names no feature. Write it as SPACE:ID, e.g. cls:69.")
-    return space, int(number)
+show.add_command(hierarchy)
 
 
 def _give(card: FeatureCard | ImageCard, png: Path | None, as_json: bool) -> None:

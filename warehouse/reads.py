@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard
+    from glasshouse.warehouse.showing.hierarchy import FeatureHierarchy
 
 
 class ImageMask(NamedTuple):
@@ -242,6 +243,31 @@ class WarehouseReads:
         from glasshouse.warehouse.showing.gather import image_card
 
         return image_card(self, self.image_id(image), k)
+
+    def hierarchy(
+        self,
+        space: str,
+        rule: str = "tested",
+        *,
+        kinds: Collection[str] = (),
+        root: int | None = None,
+        depth: int | None = None,
+    ) -> FeatureHierarchy:
+        """Return what `hierarchy` found on a space, by the rule `tested` or `published`; `print` shows it as a tree.
+
+        Args:
+            space: its name.
+            rule: see docs/analyses.md.
+            kinds: only edges of these kinds: `kind_of`, `part_of`, `implied`.
+            root: only what lies below this feature.
+            depth: only so many levels below the roots.
+
+        Raises:
+            UsageError: no such space, rule, kind or root, or there is no result.
+        """
+        from glasshouse.warehouse.showing.hierarchy import hierarchy_of
+
+        return hierarchy_of(self, space, rule, kinds, root, depth)
 
     # -- results -----------------------------------------------------------------------------------------------
 
