@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 @hookimpl
 def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     """Register every built-in analysis, in the order of their use."""
+    from glasshouse.plugins.analyzers.ablate import Ablate
     from glasshouse.plugins.analyzers.concepts import Concepts
     from glasshouse.plugins.analyzers.cooccurrence import Cooccurrence
     from glasshouse.plugins.analyzers.correlation import Correlation
@@ -41,3 +42,4 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("hierarchy", Hierarchy())
     register("names", Names())
     register("probe", ProbeAnalyzer())
+    register("ablate", Ablate())
