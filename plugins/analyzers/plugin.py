@@ -25,6 +25,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.monosemanticity import Monosemanticity
     from glasshouse.plugins.analyzers.names import Names
     from glasshouse.plugins.analyzers.probe import ProbeAnalyzer
+    from glasshouse.plugins.analyzers.segment import Segment
     from glasshouse.plugins.analyzers.soft_wpmi import SoftWpmi
     from glasshouse.plugins.analyzers.tiers import Tiers
     from glasshouse.plugins.analyzers.uniqueness import Uniqueness
@@ -42,4 +43,5 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("hierarchy", Hierarchy())
     register("names", Names())
     register("probe", ProbeAnalyzer())
+    register("segment", Segment())
     register("ablate", Ablate())

@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from kit.clip_space import WIDTH, clip_space, sae_tensors
 
 from glasshouse.plugins.analyzers.clip_space import (
     decoder,
@@ -22,7 +23,6 @@ from glasshouse.plugins.saes import own_format
 from glasshouse.plugins.view import AnalysisView
 from glasshouse.schema.errors import ModelError, UsageError
 from glasshouse.warehouse.warehouse import Warehouse
-from tests.kit.clip_space import WIDTH, clip_space, sae_tensors
 
 
 @pytest.fixture(scope="module")

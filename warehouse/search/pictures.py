@@ -72,7 +72,7 @@ def _embed(warehouse: WarehouseSearch, record: EmbeddingRecord, picture: QueryPi
     import torch  # late: searching by stored vectors needs none
 
     encoder = encoder_of(warehouse, record)
-    tensor_chw = encoder.preprocess(_opened(warehouse, picture))
+    tensor_chw = encoder.preprocess(opened(warehouse, picture))
     embedded_be = encoder.forward(torch.stack([tensor_chw]), []).embedding_be
     if embedded_be is None:
         raise ModelError(f"{record.encoder_spec} gives no image embedding, so pictures cannot be compared with it.")
@@ -80,14 +80,19 @@ def _embed(warehouse: WarehouseSearch, record: EmbeddingRecord, picture: QueryPi
     return vector_e
 
 
-def _opened(warehouse: WarehouseSearch, picture: QueryPicture) -> Image.Image:
+def opened(warehouse: WarehouseSearch, picture: QueryPicture) -> Image.Image:
+    """Return the pixels of a picture, RGB and upright.
+
+    Raises:
+        SourceError: its file is gone, or is no picture.
+    """
     if picture.image_id is not None:
         return warehouse.picture(picture.image_id)
     if picture.file is None:
-        raise UsageError("A picture is needed to search with.")
+        raise UsageError("A picture is needed: a file, or an image of the warehouse.")
     from glasshouse.warehouse.intake.pictures import decode  # late: it brings Pillow
 
     try:
         return decode(picture.file.read_bytes())
     except (OSError, GlasshouseError) as error:
-        raise SourceError(f"{picture.file} is no picture that can be searched with: {error}") from error
+        raise SourceError(f"{picture.file} is no picture that can be read: {error}") from error

@@ -68,12 +68,12 @@ def heat_of(
     scaled_hw = np.clip(tokens_hw / top_value, 0, 1) if top_value > 0 else np.zeros_like(tokens_hw)
     width, height = original_size or size
     left, top, right, bottom = grid_box(framing, width, height)
-    x_weights_wc, x_seen_w = _weights(size[0], width, left, right, tokens_hw.shape[1])
-    y_weights_hr, y_seen_h = _weights(size[1], height, top, bottom, tokens_hw.shape[0])
+    x_weights_wc, x_seen_w = axis_weights(size[0], width, left, right, tokens_hw.shape[1])
+    y_weights_hr, y_seen_h = axis_weights(size[1], height, top, bottom, tokens_hw.shape[0])
     return y_weights_hr @ scaled_hw @ x_weights_wc.T, y_seen_h[:, None] & x_seen_w[None, :]
 
 
-def _weights(
+def axis_weights(
     n_pixels: int, original: int, start: float, end: float, n_cells: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Return bilinear weights of the cells for each pixel [pixels, cells] along one axis, and which lie in the box."""
