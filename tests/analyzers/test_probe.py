@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +259,18 @@ def test_what_is_refused(labelled: Any, warehouse: Any) -> None:
     only = labelled(classes() + [(i, "split", "train") for i in range(N)])
     with pytest.raises(UsageError, match=r"in the test part \(by the labels `split`"):
         only.analyze("probe", "s")
+
+
+def test_a_result_is_stale_when_what_was_not_there_is_added_and_not_before(labelled: Any, tmp_path: Path) -> None:
+    """It looks for annotations too: that there are none is no change, that some come is one."""
+    warehouse = labelled(classes())
+    run, _ = stored(warehouse)
+    assert not run.is_stale and not warehouse.analyze("probe", "s")[0].is_new
+    coco = {
+        "images": [{"id": 1, "file_name": "00000.png", "width": 4, "height": 4}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2], "area": 4, "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    warehouse.add(annotations=[tmp_path / "a.json"])
+    assert next(one for one in warehouse.runs() if one.run_id == run.run_id).is_stale

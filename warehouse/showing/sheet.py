@@ -65,7 +65,7 @@ def feature_sheet(card: FeatureCard, tally: Tally | None = None) -> Image.Image:
             heat = thumbnails.heat(card.space, card.feature_id, top.image_id, card.statistics["max_value"])
             shown.append(heat)
         cells.append(Cell(shown, (activation(top.value), top.path.rsplit("/", 1)[-1])))
-    return _sheet(_feature_lines(card), _rows(cells, N_COLUMNS))
+    return drawn_sheet(_feature_lines(card), cells_in_rows(cells, N_COLUMNS))
 
 
 def _feature_lines(card: FeatureCard) -> list[Line]:
@@ -104,7 +104,7 @@ def image_sheet(card: ImageCard, n_features: int = 5, n_examples: int = 4, tally
     small = Thumbnails(card.warehouse, CELL * 2 // 3, tally)
     for space, features in card.features.items():
         rows += [_feature_row(card, small, space, f, n_examples) for f in features[:n_features]]
-    return _sheet(lines, rows)
+    return drawn_sheet(lines, rows)
 
 
 def _feature_row(card: ImageCard, small: Thumbnails, space: str, strong: StrongFeature, n_examples: int) -> list[Cell]:
@@ -118,11 +118,12 @@ def _feature_row(card: ImageCard, small: Thumbnails, space: str, strong: StrongF
     return cells
 
 
-def _rows(cells: Sequence[Cell], n_columns: int) -> list[list[Cell]]:
+def cells_in_rows(cells: Sequence[Cell], n_columns: int) -> list[list[Cell]]:
+    """Return cells in rows of `n_columns`."""
     return [list(cells[i : i + n_columns]) for i in range(0, len(cells), n_columns)]
 
 
-def _sheet(lines: Sequence[Line], rows: Sequence[Sequence[Cell]]) -> Image.Image:
+def drawn_sheet(lines: Sequence[Line], rows: Sequence[Sequence[Cell]]) -> Image.Image:
     """Draw lines of text above rows of pictures; columns are as wide as the widest picture in any of them."""
     side = max((_size(t)[0] for row in rows for cell in row for t in cell.pictures), default=CELL)
     column = max((_size(t)[0] for row in rows for cell in row for t in cell.pictures if len(row) > 1), default=side)
