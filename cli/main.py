@@ -13,6 +13,7 @@ import click
 from glasshouse.cli import (
     add,
     analyze,
+    caption,
     check,
     demo,
     drop,
@@ -47,6 +48,7 @@ BUILTIN_COMMANDS: tuple[click.Command, ...] = (
     search.search,
     segment.segment,
     show.show,
+    caption.caption,
     explain.explain,
     report.report,
     status.status,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import scipy.sparse
     from PIL import Image
 
+    from glasshouse.warehouse.showing.caption import ImageCaption
     from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard
     from glasshouse.warehouse.showing.hierarchy import FeatureHierarchy
 
@@ -268,6 +269,21 @@ class WarehouseReads:
         from glasshouse.warehouse.showing.hierarchy import hierarchy_of
 
         return hierarchy_of(self, space, rule, kinds, root, depth)
+
+    def caption(self, image: int | str | Path, space: str | None = None, k: int = 6) -> ImageCaption:
+        """Return an image in words: its named concepts, each with where it is; `print` it for the sentence.
+
+        Args:
+            image: by id, path, end of a path, or SHA-256.
+            space: a patch space whose features have names or labels; None where there is only one.
+            k: how many concepts at most.
+
+        Raises:
+            UsageError: no such image or space, or nothing has a name; says what to run.
+        """
+        from glasshouse.warehouse.showing.caption import caption_of
+
+        return caption_of(self, self.image_id(image), space, k)
 
     # -- results -----------------------------------------------------------------------------------------------
 

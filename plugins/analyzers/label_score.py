@@ -29,12 +29,22 @@ if TYPE_CHECKING:
 N_IMAGES = {"clip": 100, "vlm": 20}
 """Images per side when none is given: for `vlm` each five cost a call."""
 
+NAMES = "names"
+"""Stands in place of a labeler for the rows of the analyzer `names`; its method stands in place of the model."""
+DISTINGUISHING = "distinguishing"
+"""Stands in place of a method: the distinguishing names of the newest run, `parent: difference`."""
+
 
 class LabelScoreParameters(CallParameters):
     """Parameters of `label_score`."""
 
-    labeler: str | None = Field(None, description="Whose labels; by default those of the newest run of `labels`.")
-    model: str | None = Field(None, description="Of which model of that labeler; by default of its newest run.")
+    labeler: str | None = Field(
+        None,
+        description="Whose labels; by default those of the newest run of `labels`. `names`: those of that analysis.",
+    )
+    model: str | None = Field(
+        None, description="Of which model, by default of its newest run; of `names` the method, or `distinguishing`."
+    )
     scorer: Literal["clip", "vlm"] = Field(
         "clip", description="What compares label and images: CLIP's similarity, or a model's yes or no."
     )
@@ -87,11 +97,11 @@ class LabelScore(Analyzer[LabelScoreParameters]):
         Raises:
             UsageError: there are no such labels, or nothing to compare them with.
         """
-        run = labels_run(view, parameters.labeler, parameters.model)
+        labeler, model = whose_labels(view, parameters)
         default = N_IMAGES[parameters.scorer]
         chosen: dict[str, Any] = {
-            "labeler": run.facets["labeler"],
-            "model": run.facets["model"],
+            "labeler": labeler,
+            "model": model,
             "n_positive": parameters.n_positive or default,
             "n_negative": parameters.n_negative or default,
         }
@@ -151,6 +161,26 @@ def judge_options(view: AnalysisView, parameters: LabelScoreParameters, calls: C
     )
 
 
+def whose_labels(view: AnalysisView, parameters: LabelScoreParameters) -> tuple[str, str]:
+    """Return the labeler and model whose labels are scored; of names, `names` and their method.
+
+    Raises:
+        UsageError: there are no such labels or names.
+    """
+    if parameters.labeler != NAMES:
+        run = labels_run(view, parameters.labeler, parameters.model)
+        return str(run.facets["labeler"]), str(run.facets["model"])
+    method = None if parameters.model in (None, DISTINGUISHING) else {"method": parameters.model}
+    run_of_names = latest_run(view.warehouse.catalogue, "names", view.space, method)
+    if run_of_names is None:
+        option = f" --method {parameters.model}" if method else ""
+        raise UsageError(
+            f"There are no names{f' by the method {parameters.model}' if method else ''} of the space '{view.space}'. "
+            f"Run `glasshouse analyze names --space {view.space}{option}`."
+        )
+    return NAMES, parameters.model or str(run_of_names.facets["method"])
+
+
 def labels_run(view: AnalysisView, labeler: str | None, model: str | None) -> Run:
     """Return the newest run of `labels` on the space by a labeler and model, None standing for any.
 
@@ -171,7 +201,12 @@ def labels_run(view: AnalysisView, labeler: str | None, model: str | None) -> Ru
 
 def labels_of(view: AnalysisView, parameters: LabelScoreParameters) -> dict[int, str]:
     """Return the label of each feature that has one, by feature; failures are left out."""
-    frame = view.result("labels", {"labeler": parameters.labeler, "model": parameters.model})
+    if parameters.labeler == NAMES:
+        is_full = parameters.model == DISTINGUISHING
+        frame = view.result("names", None if is_full else {"method": parameters.model})
+        frame = frame.select("feature_id", label="distinguishing_name" if is_full else "name")
+    else:
+        frame = view.result("labels", {"labeler": parameters.labeler, "model": parameters.model})
     named = frame.drop_nulls("label").sort("feature_id")
     return {int(feature): str(label) for feature, label in named.select("feature_id", "label").iter_rows()}
 

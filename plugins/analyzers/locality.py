@@ -72,12 +72,7 @@ class Locality(Analyzer[LocalityParameters]):
     def resolve(self, view: AnalysisView, parameters: LocalityParameters) -> LocalityParameters:
         """Refuse spaces without patches, and warehouses without masks that can be grouped."""
         require_patches(view, "locality")
-        if not masked_images(view, parameters.attribute).height:
-            what = "masks" if parameters.attribute == "category" else f"masks with '{parameters.attribute}'"
-            raise UsageError(
-                f"No image of the space '{view.space}' has {what}. Add some with `glasshouse add --annotations FILE`, "
-                "or choose what groups them with --attribute."
-            )
+        require_masks(view, parameters.attribute)
         return parameters
 
     def run(self, view: AnalysisView, parameters: LocalityParameters) -> Rows:
@@ -98,6 +93,20 @@ class Locality(Analyzer[LocalityParameters]):
             .select(SCHEMA.names)
             .to_arrow()
             .cast(SCHEMA)
+        )
+
+
+def require_masks(view: AnalysisView, attribute: str) -> None:
+    """Refuse a space none of whose images has masks that can be grouped.
+
+    Raises:
+        UsageError: none has.
+    """
+    if not masked_images(view, attribute).height:
+        what = "masks" if attribute == "category" else f"masks with '{attribute}'"
+        raise UsageError(
+            f"No image of the space '{view.space}' has {what}. Add some with `glasshouse add --annotations FILE`, "
+            "or choose what groups them with --attribute."
         )
 
 

@@ -19,6 +19,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.cooccurrence import Cooccurrence
     from glasshouse.plugins.analyzers.correlation import Correlation
     from glasshouse.plugins.analyzers.hierarchy import Hierarchy
+    from glasshouse.plugins.analyzers.impurity import Impurity
     from glasshouse.plugins.analyzers.label_score import LabelScore
     from glasshouse.plugins.analyzers.labels import Labels
     from glasshouse.plugins.analyzers.locality import Locality
@@ -40,6 +41,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("label_score", LabelScore())
     register("cooccurrence", Cooccurrence())
     register("locality", Locality())
+    register("impurity", Impurity())
     register("hierarchy", Hierarchy())
     register("names", Names())
     register("probe", ProbeAnalyzer())

@@ -306,3 +306,26 @@ def test_what_is_missing_is_said(warehouse: Any, words: str) -> None:
     warehouse.analyze("cooccurrence", "s", radius=1)
     with pytest.raises(UsageError, match=r"Names need co-occurrence on the same patch. Run `glasshouse analyze cooc"):
         rows_of(warehouse, words)
+
+
+def test_names_are_scored_like_labels(warehouse: Any, words: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"There are no names of the space 's'. Run `glasshouse analyze names --space s`"
+    ):
+        warehouse.analyze("label_score", "s", labeler="names")
+    plain, published = rows_of(warehouse, words), rows_of(warehouse, words, method="published")
+    with pytest.raises(UsageError, match=r"no names by the method labels of .* names --space s --method labels"):
+        warehouse.analyze("label_score", "s", labeler="names", model="labels")
+    expected = {
+        "plain": {f: row["name"] for f, row in plain.items()},
+        "published": {f: row["name"] for f, row in published.items()},
+        "distinguishing": {f: row["distinguishing_name"] for f, row in published.items()},
+    }
+    for model in (*expected, None):
+        warehouse.analyze("label_score", "s", labeler="names", **({} if model is None else {"model": model}))
+    rows = warehouse.sql("SELECT model, feature_id, label, auc FROM label_score WHERE labeler = 'names'").to_dicts()
+    found: dict[str, dict[int, str]] = {model: {} for model in expected}
+    for row in rows:
+        found[row["model"]][row["feature_id"]] = row["label"]
+    assert found == expected
+    assert any(row["auc"] is not None for row in rows)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from glasshouse.warehouse.search.questions import Question
     from glasshouse.warehouse.search.search import FeatureHits, Hits, ImageHits
 
-SHOWN = ("label", "ms", "tier", "dimension", "r", "n_active")
+SHOWN = ("label", "name", "ms", "tier", "dimension", "r", "n_active")
 """Columns of `features` that are shown beside a hit, where analyses have made them."""
 
 

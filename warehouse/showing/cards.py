@@ -86,9 +86,12 @@ class FeatureCard(_Card):
 
     @property
     def label(self) -> str | None:
-        """What the newest labeler that answered calls it."""
-        named = [row for row in self.rows("labels") if row.get("label")]
-        return str(max(named, key=lambda row: row["run_id"])["label"]) if named else None
+        """What the newest labeler that answered calls it; else its newest name."""
+        for analyzer, column in (("labels", "label"), ("names", "name")):
+            named = [row for row in self.rows(analyzer) if row.get(column)]
+            if named:
+                return str(max(named, key=lambda row: row["run_id"])[column])
+        return None
 
     @property
     def correlations(self) -> list[Mapping[str, Any]]:

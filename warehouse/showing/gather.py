@@ -89,12 +89,21 @@ def _results(warehouse: WarehouseReads, space: str, features: Sequence[int]) -> 
 
 
 def labels_of(connection: duckdb.DuckDBPyConnection, space: str, features: Iterable[int]) -> dict[int, str]:
-    """Return the newest label of each feature that has one. `connection` is a reading one, with the views."""
-    if not has_view(result_views(connection), "labels", ("feature_id", "label")):
-        return {}
+    """Return the newest label of each feature, or where it has none its newest name; those with neither are left out.
+
+    `connection` is a reading one, with the views.
+    """
+    views = result_views(connection)
     wanted = {"space": space, "features": [int(feature) for feature in features]}
-    rows = connection.execute(read_sql("queries/labels_of_features.sql"), wanted).fetchall()
-    return {int(feature): str(label) for feature, label in rows}
+    found: dict[int, str] = {}
+    for analyzer, column, query in (
+        ("names", "name", read_sql("queries/names_of_features.sql")),
+        ("labels", "label", read_sql("queries/labels_of_features.sql")),
+    ):
+        if has_view(views, analyzer, ("feature_id", column)):
+            rows = connection.execute(query, wanted).fetchall()
+            found |= {int(feature): str(label) for feature, label in rows}
+    return found
 
 
 def has_view(views: Sequence[ResultView], analyzer: str, columns: Sequence[str] = ()) -> bool:
