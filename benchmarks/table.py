@@ -21,6 +21,7 @@ ORDER = (
     "correlation",
     "cooccurrence",
     "locality",
+    "hierarchy",
     "search",
     "truth",
     "startup",

@@ -31,7 +31,7 @@ CANDIDATE = 0.5
 PICTURE_LIFT = 2.0
 """A part's pictures hold the whole so many times as often as all pictures do."""
 
-ELSEWHERE = 0.8
+ELSEWHERE = 0.75
 """Moved to another picture with the whole, a part lies on the whole at most so many times as often."""
 
 SCHEMA = pa.schema(
@@ -70,7 +70,7 @@ class HierarchyParameters(Parameters):
 
     published: float = Field(0.75, ge=0, le=1, description="Rule published: the parent's D̂ is above this.")
     implied: float = Field(0.9, gt=0, le=1, description="Share of the child's strong patches that the parent reaches.")
-    fills: float = Field(0.3, ge=0, le=1, description="A kind fills this share of the parent's regions, a part less.")
+    fills: float = Field(0.4, ge=0, le=1, description="A kind fills this share of the parent's regions, a part less.")
     recurs: float = Field(0.25, ge=0, le=1, description="A part is on this share of the images of its whole.")
     min_patches: int = Field(50, ge=1, description="Children that are strong on fewer patches are left out.")
     min_images: int = Field(20, ge=1, description="Children that are strong on fewer images are left out.")
