@@ -21,6 +21,7 @@ ORDER = (
     "correlation",
     "cooccurrence",
     "locality",
+    "probe",
     "hierarchy",
     "search",
     "truth",

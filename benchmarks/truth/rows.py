@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from benchmarks.synthetic import Setting
 from benchmarks.table import Row
 from benchmarks.timing import say
-from benchmarks.truth import labels, monosemanticity, ratings, search
+from benchmarks.truth import ablate, labels, monosemanticity, probe, ratings, search
 from benchmarks.truth.world import SPACES, World, build_world
+from glasshouse.plugins.starter.world.vocabulary import CORE_ATTRIBUTES
 
 N_IMAGES, N_IMAGES_QUICK = 2000, 300
 
@@ -21,7 +22,15 @@ def run(setting: Setting) -> Iterator[Row]:
     folder.mkdir()
     world = build_world(folder, n_images)
     try:
-        for part in (search_rows, rating_rows, label_rows, label_score_rows, monosemanticity_rows):
+        for part in (
+            search_rows,
+            rating_rows,
+            label_rows,
+            label_score_rows,
+            monosemanticity_rows,
+            probe_rows,
+            ablate_rows,
+        ):
             yield from part(world, spaces)
     finally:
         world.warehouse.close()
@@ -100,3 +109,33 @@ def monosemanticity_rows(world: World, spaces: Sequence[str]) -> Iterator[Row]:
             against = f"shuffled {auc['shuffled_cls']:.2f}, untrained encoder {auc['untrained_cls']:.2f}"
             what = f"monosemanticity, {space}, {variant}: AUC against random activations"
             yield Row("truth", what, f"{auc['random']:.3f}", against, target="> 0.5", met=auc["random"] > 0.5)
+
+
+def probe_rows(world: World, spaces: Sequence[str]) -> Iterator[Row]:
+    """Yield how far the concepts' probe is from that of the embedding, by attribute."""
+    for space in spaces:
+        untrained = probe.probed(world, f"untrained_{space}")
+        for attribute, one in probe.probed(world, space).items():
+            what = f"probe, {space}: accuracy for {attribute} with {one.n_concepts} concepts"
+            against = (
+                f"embedding {one.embedding:.3f}, most frequent {one.majority:.2f}, shuffled {one.shuffled:.2f}, "
+                f"untrained encoder {untrained[attribute].accuracy:.2f}"
+            )
+            yield Row("truth", what, f"{one.accuracy:.3f}", against, target="embedding - 0.05", met=one.holds)
+
+
+def ablate_rows(world: World, spaces: Sequence[str]) -> Iterator[Row]:
+    """Yield how often taking out a value's pure feature moves that value's score most, and what CLS knows already."""
+    rest = tuple(name for name in CORE_ATTRIBUTES if name not in ablate.KNOWN_TO_CLS)
+    for space in spaces:
+        one = ablate.ablated(world, space)
+        share, against = one.share(), f"as frequent {one.share('feature'):.2f}, random {one.share('direction'):.2f}"
+        what = f"ablate, {space}: of {len(one.moved)} values' pure features move their value most"
+        yield Row("truth", what, f"{share:.3f}", against, target=">= 0.9", met=share >= ablate.TARGET)
+        yield Row("truth", f"{what}, or one in which they are pure too", f"{one.share('also'):.3f}")
+        if space == "patches":
+            left = ablate.without_patches(world)
+            known = ", ".join(f"{name} {left[name][1]:.2f}" for name in ablate.KNOWN_TO_CLS)
+            yield Row(
+                "truth", f"{what}, without {known}", f"{one.share('moved', rest):.3f}", "zero-shot without patches"
+            )

@@ -31,6 +31,7 @@ def test_every_benchmark_gives_rows_with_a_figure(rows: list[Any]) -> None:
         "correlation",
         "cooccurrence",
         "locality",
+        "probe",
         "search",
         "truth",
         "startup",

@@ -36,7 +36,7 @@ def _legend(found: Explanation, k: int) -> list[Line]:
         lines.append(Line("above where it is on this image, below its strongest image", 14))
     if rest:
         own, other = (sum(part.contribution for part in rest), sum(part.contribution_runner_up for part in rest))
-        lines.append(Line(f"{len(rest)} more concepts: {own:+.2f} / {other:+.2f}", 14))
+        lines.append(Line(f"{len(rest)} more concept{'' if len(rest) == 1 else 's'}: {own:+.2f} / {other:+.2f}", 14))
     return lines
 
 
