@@ -138,8 +138,8 @@ class ProbeAnalyzer(Analyzer[ProbeParameters]):
         n_used = int((probe.weights_fc != 0).any(axis=1).sum())
         own = f", embedding {raws[0].scores.accuracy:.3f}" if raws else ""
         view.note(
-            summary=f"{parameters.attribute}: accuracy {scores.accuracy:.3f} with {n_used} concepts{own}, most frequent "
-            f"class {majority:.3f}, shuffled {control.accuracy:.3f}, on {len(targets.rows(TEST))} images",
+            summary=f"{parameters.attribute}: accuracy {scores.accuracy:.3f} with {n_used} concepts{own}, "
+            f"most frequent {majority:.3f}, shuffled {control.accuracy:.3f}, on {len(targets.rows(TEST))} images",
             classes=targets.classes,
             multilabel=targets.is_multilabel,
             split=targets.split,

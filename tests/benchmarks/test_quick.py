@@ -19,7 +19,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning
 @pytest.fixture(scope="module")
 def rows() -> list[Any]:
     return main(
-        ["storage", "queries", "correlation", "cooccurrence", "locality", "search", "truth", "startup", "--quick"]
+        [
+            "storage",
+            "queries",
+            "correlation",
+            "cooccurrence",
+            "locality",
+            "probe",
+            "search",
+            "truth",
+            "startup",
+            "--quick",
+        ]
     )
 
 
