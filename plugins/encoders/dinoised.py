@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from glasshouse.plugins import hookimpl
-from glasshouse.plugins.contracts import EncoderLoader
+from glasshouse.plugins.contracts import EncoderLoader, Preset, PresetSpace
 from glasshouse.plugins.encoders import local, open_clip, timm, transformers
 from glasshouse.plugins.encoders.affinities import THRESHOLD, By, DinoGuide, LearnedGuide, pooled
 from glasshouse.plugins.encoders.hooked import HookedEncoder, Tower
@@ -43,6 +43,18 @@ LOADERS: Mapping[str, Callable[[str, str], HookedEncoder]] = {
     "hf": transformers.load,
     "timm": timm.load,
 }
+CFM_FOLDER = "./cfm"
+CFM = Preset(
+    encoder=f"dinoised:open_clip:ViT-B-16/laion2b_s34b_b88k#checkpoint={CFM_FOLDER}/last.pt,size=448",
+    spaces=(PresetSpace("cfm", HOOK, "patches", f"dictionary_learning:{CFM_FOLDER}/sae"),),
+    summary=f"CFM: CLIP-DINOiser ViT-B/16 at 448 pixels and its published SAE, from files in the folder {CFM_FOLDER}",
+)
+"""The authors publish both checkpoints as downloads, not on the hub."""
+
+CHECKPOINT_PLACE = (
+    "The preset cfm reads CLIP-DINOiser's last.pt, and the published SAE as sae/config.json and sae/ae.pt, in the "
+    f"folder {CFM_FOLDER} of where it is run."
+)
 KNOWN = ("affinity", "block", "by", "checkpoint", "size")
 
 
@@ -90,6 +102,12 @@ def register_encoders(register: Register[EncoderLoader]) -> None:
     register(HOOK, EncoderLoader(load, f"patches in CLIP's space, pooled by affinities, e.g. {EXAMPLE}"))
 
 
+@hookimpl
+def register_presets(register: Register[Preset]) -> None:
+    """Register `cfm`."""
+    register("cfm", CFM)
+
+
 def load(name: str, device: str) -> HookedEncoder:
     """Load the encoder that `name` stands for, see the module's docstring.
 
@@ -99,10 +117,12 @@ def load(name: str, device: str) -> HookedEncoder:
     """
     clip_spec, _, rest = name.partition("#")
     options = options_of(rest, f"dinoised:{name}")
+    file = Path(options.checkpoint or "").expanduser().resolve()
+    if options.checkpoint is not None and not file.is_file():  # said before a CLIP is fetched
+        raise ModelError(f"There is no checkpoint {file}. {CHECKPOINT_PLACE}")
     clip = _load_part(clip_spec, device)
     end = "" if options.size is None else f",size={options.size}"
     if options.affinity is None:
-        file = Path(options.checkpoint or "").expanduser().resolve()
         return with_checkpoint(f"dinoised:{clip.spec}#checkpoint={file}{end}", clip, file, options.size)
     guide = _load_part(options.affinity, device)
     by = "" if options.by == "keys" else f",by={options.by}"
@@ -169,11 +189,12 @@ def options_of(text: str, spec: str) -> Options:
 def _load_part(spec: str, device: str) -> HookedEncoder:
     """Load the CLIP or the DINO of a spec."""
     scheme, _, rest = spec.partition(":")
-    if scheme not in LOADERS:
-        if Path(spec).expanduser().exists():
-            return local.load(spec, device)
+    if scheme not in LOADERS and not Path(spec).expanduser().exists():
         raise unknown_name("scheme", scheme, LOADERS, f"A spec reads {EXAMPLE}.")
-    return LOADERS[scheme](rest, device)
+    try:
+        return LOADERS[scheme](rest, device) if scheme in LOADERS else local.load(spec, device)
+    except ModelError as error:
+        raise ModelError(f"{error} In a dinoised spec: dinoised:open_clip:FOLDER#affinity=hf:FOLDER.") from error
 
 
 def _maskclip(clip: HookedEncoder, size: int | None) -> MaskClip:

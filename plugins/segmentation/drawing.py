@@ -76,10 +76,11 @@ def _legend_lines(found: Segmented) -> list[tuple[str, int, Colour, Colour | Non
     """Return text, size, ink, colour of the box, and height of each line; classes that cover most come first."""
     lines: list[tuple[str, int, Colour, Colour | None, int]] = []
     order = sorted(range(len(found.parts)), key=lambda i: -found.parts[i].area)
-    for i in order:
+    there = [i for i in order if found.parts[i].area > 0]
+    for i in there:
         part = found.parts[i]
         lines.append((f"{part.name}   {part.area:.1%}", _LINE, _INK, colour_of(i), _LINE + 8))
-        for concept in part.concepts[:3] if part.area > 0 else ():
+        for concept in part.concepts[:3]:
             name = f"{found.space}:{concept.feature_id}" + (f"  {concept.label}" if concept.label else "")
             lines.append((f"{concept.share:.0%}  {name}", _SMALL, _GREY, None, _SMALL + 4))
         text, size, ink, colour, step = lines.pop()
@@ -87,6 +88,9 @@ def _legend_lines(found: Segmented) -> list[tuple[str, int, Colour, Colour | Non
     if found.background_area > 0:
         faded: Colour = (235, 235, 235)
         lines.append((f"{BACKGROUND}   {found.background_area:.1%}", _LINE, _INK, faded, _LINE + 16))
+    if len(there) < len(order):
+        nowhere = ", ".join(found.parts[i].name for i in order[len(there) :])
+        lines.append((f"nowhere: {nowhere}", _SMALL, _GREY, None, _SMALL + 8))
     if found.seen < 1:
         lines.append((f"dark: {1 - found.seen:.0%} of the picture is not seen", _SMALL, _GREY, None, _SMALL + 8))
     return lines

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
+from conftest import write_pictures
 
+from glasshouse.plugins.analyzers.clip_space import decoder_vectors
 from glasshouse.plugins.encoders import dinoised, local, open_clip
 from glasshouse.plugins.encoders.affinities import pooled
 from glasshouse.plugins.manager import Plugins
+from glasshouse.plugins.view import AnalysisView
 from glasshouse.schema.errors import GlasshouseError, ModelError, UsageError
+from glasshouse.warehouse.warehouse import Warehouse
 
 SIZE = 32
 PATCH = 8
@@ -308,3 +315,46 @@ def test_the_starters(model_folder):
     with pytest.raises(UsageError, match=r"no starter encoder 'dino'.*clip, dinoised, dinov2"):
         plugins.load_encoder("starter:dino")
     assert local.load(str(model_folder("open_clip")), "cpu").fingerprint != encoder.fingerprint
+
+
+def write_cfm(folder, checkpoint):
+    """The files that the preset `cfm` reads, for a CLIP of 24 wide blocks and an embedding of 20."""
+    (folder / "sae").mkdir(parents=True)
+    shutil.copy(checkpoint, folder / "last.pt")
+    generator = torch.Generator().manual_seed(8)
+    state = {
+        "W_enc": torch.randn(20, 12, generator=generator), "b_enc": torch.zeros(12),
+        "W_dec": torch.randn(12, 20, generator=generator), "b_dec": torch.randn(20, generator=generator),
+        "k": torch.tensor(3), "threshold": torch.tensor(0.1), "group_sizes": torch.tensor([4, 8]),
+    }  # fmt: skip
+    torch.save(state, folder / "sae" / "ae.pt")
+    trainer = {"dict_class": "MatryoshkaBatchTopKSAE", "activation_dim": 20, "dict_size": 12, "k": 3}
+    (folder / "sae" / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}))
+    return state
+
+
+def test_the_preset_cfm_reads_its_files_from_one_folder(tmp_path, monkeypatch, checkpoint, model_folder):
+    monkeypatch.chdir(tmp_path)
+    plugins = Plugins(external=False)
+    preset = plugins.presets.get("cfm")
+    with pytest.raises(ModelError, match=r"There is no checkpoint .*cfm/last.pt. The preset cfm reads") as caught:
+        plugins.load_encoder(preset.encoder)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match=r"There is no folder ./cfm/sae.*config.json and ae.pt"):
+        plugins.load_sae(preset.spaces[0].sae)
+    state = write_cfm(tmp_path / "cfm", checkpoint[0])
+    # The same spec with a small CLIP: the published one is not at hand in tests.
+    spec = preset.encoder.replace("open_clip:ViT-B-16/laion2b_s34b_b88k", str(model_folder("open_clip")))
+    warehouse = Warehouse.create("w.glasshouse", plugins)
+    write_pictures(tmp_path / "pictures", 3, size=40)
+    warehouse.add([tmp_path / "pictures"])
+    warehouse.extract(spec, [(space.name, space.hook, space.tokens, space.sae) for space in preset.spaces])
+    view = AnalysisView(warehouse, "cfm")
+    assert view.grid == (56, 56) and view.n_features == 12
+    torch.testing.assert_close(torch.from_numpy(decoder_vectors(view)), state["W_dec"], atol=1e-5, rtol=1e-5)
+    warehouse.close()
+
+
+def test_a_clip_that_cannot_be_had_says_how_a_folder_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"In a dinoised spec: dinoised:open_clip:FOLDER#affinity=hf:FOLDER"):
+        dinoised.load(f"open_clip:{tmp_path}#affinity=hf:{tmp_path}", "cpu")
