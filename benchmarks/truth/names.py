@@ -41,12 +41,14 @@ class NameTruth(NamedTuple):
         right: share whose name is right.
         strict: share whose name is strictly right.
         mixed: share whose name is right, names of other features given to each.
+        n_values: how many different words are names that are right.
     """
 
     n_pure: int
     right: float
     strict: float
     mixed: float
+    n_values: int
 
 
 class ApartTruth(NamedTuple):
@@ -103,6 +105,7 @@ def right_names(rows: Mapping[int, Mapping[str, Any]], shown: Sequence[set[str]]
         share(names, [shown[feature] for feature in pure]),
         share(names, [shown[feature] & core for feature in pure]),
         float(np.mean(mixed)),
+        len({name for name, feature in zip(names, pure, strict=True) if name in shown[feature]}),
     )
 
 
@@ -134,3 +137,34 @@ def unique_share(parents: Mapping[int, int], names: Mapping[int, str]) -> float:
     """Share of the children whose name no other child of the same parent has."""
     counts = Counter((parents[feature], name) for feature, name in names.items())
     return float(np.mean([counts[parents[f], name] == 1 for f, name in names.items()])) if names else 0.0
+
+
+class CaptionTruth(NamedTuple):
+    """Of captions, means over images: the share of their words that are true of the image, and of its values said.
+
+    `…_shuffled` is the same of the caption of the next image.
+    """
+
+    precision: float
+    recall: float
+    precision_shuffled: float
+    recall_shuffled: float
+
+
+def right_captions(warehouse: Any, space: str, images: Sequence[int]) -> CaptionTruth:
+    """Compare captions with what was rendered; general words count where they are true, and are not asked for."""
+    labels = warehouse.sql("SELECT image_id, attribute, value FROM image_labels WHERE attribute <> 'split'")
+    true: dict[int, set[str]] = {}
+    for image, attribute, value in labels.iter_rows():
+        word = "watermark" if (attribute, value) == ("watermark", "present") else value
+        true.setdefault(image, set()).add(word)
+    said = [{concept.name for concept in warehouse.caption(image, space).concepts} for image in images]
+    core = set(CORE_VALUES)
+
+    def means(shift: int) -> tuple[float, float]:
+        pairs = [(said[(place + shift) % len(said)], true[image]) for place, image in enumerate(images)]
+        precision = np.mean([len(words & facts) / len(words) for words, facts in pairs if words])
+        recall = np.mean([len(words & facts & core) / len(facts & core) for words, facts in pairs])
+        return float(precision), float(recall)
+
+    return CaptionTruth(*means(0), *means(1))

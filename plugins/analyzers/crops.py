@@ -94,44 +94,50 @@ def cropped_sums(
     Raises:
         ModelError: fewer than half of the pictures could be read; so few examples would be worse than what is stored.
     """
-    encoder = encoder_of(view.warehouse, record, _device(parameters.device))
+    encoder = encoder_of(view.warehouse, record, device_named(parameters.device))
     feature_ids = np.unique(examples.feature_p)
     sums_fe = np.zeros((len(feature_ids), record.width))
     n_f = np.zeros(len(feature_ids), dtype=np.int64)
     n_done = 0
     unreadable: set[int] = set()
-    for maps in _maps_by_block(view, examples):
-        for owners, embedded_be in _embedded(view, encoder, maps, parameters, unreadable):
+    for maps in maps_by_block(view, examples):
+        for owners, embedded_be in embedded_cut_outs(view, encoder, maps, parameters, unreadable):
             rows = np.searchsorted(feature_ids, owners)
             np.add.at(sums_fe, rows, embedded_be)
             np.add.at(n_f, rows, 1)
             n_done += len(owners)
             view.progress(n_done, len(examples.feature_p))
     view.note(n_examples_unreadable=len(examples.feature_p) - n_done)
-    _note_unreadable(view, len(unreadable), len(np.unique(examples.image_p)))
+    note_unreadable(view, len(unreadable), len(np.unique(examples.image_p)))
     is_there_f = n_f > 0
     return ConceptSums(feature_ids[is_there_f], sums_fe[is_there_f], n_f[is_there_f])
 
 
-def _note_unreadable(view: AnalysisView, n_unreadable: int, n_pictures: int) -> None:
+def note_unreadable(view: AnalysisView, n_unreadable: int, n_pictures: int) -> None:
+    """Note how many pictures could not be read, so that the same request goes on once they are back.
+
+    Raises:
+        ModelError: more than half of them.
+    """
     if not n_unreadable:
         return
     found = f"{n_unreadable:,} of {n_pictures:,} pictures could not be read"
     if 2 * n_unreadable > n_pictures:
         raise ModelError(
-            f"{found}: too many for concept vectors of crops, so nothing was stored. Put the pictures back where they "
-            "were added from, or leave --crop away."
+            f"{found}: too many for vectors of cut-outs, so nothing was stored. Put the pictures back where they were "
+            "added from."
         )
     view.note(incomplete=found)
 
 
-def _device(name: str) -> str:
+def device_named(name: str) -> str:
+    """Return the device that `auto` stands for, or the one that is named."""
     import torch  # late: it takes a second to import
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def _maps_by_block(view: AnalysisView, examples: Examples) -> Iterator[list[FeatureMap]]:
+def maps_by_block(view: AnalysisView, examples: Examples) -> Iterator[list[FeatureMap]]:
     """Yield the maps of some features at a time, ordered by image."""
     feature_ids = np.unique(examples.feature_p)
     for start in range(0, len(feature_ids), FEATURES_AT_ONCE):
@@ -154,7 +160,7 @@ def _maps(view: AnalysisView, feature_p: npt.NDArray[np.int32], image_p: npt.NDA
         yield FeatureMap(int(pairs[0, start]), int(pairs[1, start]), map_t.reshape(rows, columns))
 
 
-def _embedded(
+def embedded_cut_outs(
     view: AnalysisView,
     encoder: Encoder,
     maps: Sequence[FeatureMap],

@@ -16,6 +16,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     """Register every built-in analysis, in the order of their use."""
     from glasshouse.plugins.analyzers.ablate import Ablate
     from glasshouse.plugins.analyzers.concepts import Concepts
+    from glasshouse.plugins.analyzers.consistency import Consistency
     from glasshouse.plugins.analyzers.cooccurrence import Cooccurrence
     from glasshouse.plugins.analyzers.correlation import Correlation
     from glasshouse.plugins.analyzers.hierarchy import Hierarchy
@@ -42,6 +43,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("cooccurrence", Cooccurrence())
     register("locality", Locality())
     register("impurity", Impurity())
+    register("consistency", Consistency())
     register("hierarchy", Hierarchy())
     register("names", Names())
     register("probe", ProbeAnalyzer())
