@@ -21,6 +21,7 @@ from benchmarks import (
     search,
     startup,
     storage,
+    training,
 )
 from benchmarks.synthetic import Setting
 from benchmarks.table import Row, aligned, machine, write
@@ -35,8 +36,9 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "correlation": correlation.run,
     "cooccurrence": cooccurrence.run,
     "locality": locality.run,
-    "probe": probe.run,
     "hierarchy": hierarchy.run,
+    "probe": probe.run,
+    "training": training.run,
     "search": search.run,
     "truth": truth.run,
     "startup": startup.run,

@@ -31,6 +31,7 @@ from glasshouse.cli import (
     show,
     sql,
     status,
+    train,
 )
 from glasshouse.cli.options import PluginFiles, plugins_of
 from glasshouse.schema.errors import GlasshouseError
@@ -42,6 +43,7 @@ BUILTIN_COMMANDS: tuple[click.Command, ...] = (
     importing.import_group,
     extract.extract,
     embed.embed,
+    train.train,
     sae.sae,
     analyze.analyze,
     sql.sql,

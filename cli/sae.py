@@ -168,6 +168,8 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     if found.decoder_norm:
         yield "decoder norms", _spread(found.decoder_norm)
     yield "dead features", f"{found.n_dead:,} (decoder row of zeros)"
+    if words := _reported(found):
+        yield "reported", words
     yield "fingerprint", found.fingerprint
 
 
@@ -190,6 +192,13 @@ def _normalisation(found: Inspection) -> str:
 def _origin(found: Inspection) -> str:
     said = [found.encoder or found.model, found.hook, found.tokens]
     return ", ".join(part for part in said if part) or "the checkpoint does not say"
+
+
+def _reported(found: Inspection) -> str:
+    """What the checkpoint says of itself on held-out vectors; empty where it says nothing."""
+    names = {"explained_variance": "explained variance", "l0": "L0", "cosine": "cosine"}
+    numbers = {words: found.reported.get(name) for name, words in names.items()}
+    return ", ".join(f"{words} {value:.3f}" for words, value in numbers.items() if isinstance(value, (int, float)))
 
 
 def _results(tried: Trial) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +15,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from glasshouse.plugins.starter.models import Tokenizer, pixels
+from glasshouse.plugins.encoders import dinoised, open_clip, transformers
+from glasshouse.plugins.starter.models import Tokenizer, clip_vocab_size, new_clip, new_dinov2, pixels
+from glasshouse.plugins.starter.plugin import DINOISED, DINOISED_BLOCK
 
 _BATCH: Final = 250
 Images = npt.NDArray[np.uint8]
@@ -64,3 +71,33 @@ def dinov2_embeddings(model: Any, images_nhwc: Images) -> torch.Tensor:
     batches = (pixels(images_nhwc[start : start + _BATCH]) for start in starts)
     embedding_nd = torch.cat([model(pixel_values=batch).pooler_output for batch in batches])
     return F.normalize(embedding_nd - embedding_nd.mean(0), dim=1)
+
+
+@torch.no_grad()
+def dinoised_activations(root: Path, images_nhwc: Images) -> torch.Tensor:
+    """Patch features [n, 64, 128] of `starter:dinoised`, put together from `clip/` and `dinov2/` in a folder."""
+    clip = open_clip.load_folder(root / "clip", "cpu", "starter:clip")
+    dino = transformers.load_folder(root / "dinov2", "cpu", "starter:dinov2")
+    encoder = dinoised.with_dino(f"starter:{DINOISED}", clip, dino, by="patches", block=DINOISED_BLOCK)
+    starts = range(0, len(images_nhwc), _BATCH)
+    batches = (pixels(images_nhwc[start : start + _BATCH]) for start in starts)
+    return torch.cat(
+        [encoder.forward(batch, [DINOISED], embedding=False).activations[DINOISED].float() for batch in batches]
+    )
+
+
+@contextmanager
+def untrained_root(root: Path, seed: int) -> Iterator[Path]:
+    """Give a folder with `clip/` and `dinov2/` of the same shape as those in `root`, with untrained weights."""
+    from glasshouse.plugins.starter.training.clip import save_clip  # late: only controls need what training needs
+    from glasshouse.plugins.starter.training.dinov2 import save_dinov2
+
+    vocab_size = clip_vocab_size(root / "clip")
+    with tempfile.TemporaryDirectory(prefix="glasshouse-untrained-") as name:
+        folder = Path(name)
+        for part in ("clip", "dinov2"):
+            (folder / part).mkdir()
+        shutil.copy(root / "clip" / "merges.txt.gz", folder / "clip")
+        save_clip(new_clip(vocab_size, seed), folder / "clip", vocab_size)
+        save_dinov2(new_dinov2(seed), folder / "dinov2")
+        yield folder

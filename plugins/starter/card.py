@@ -33,6 +33,11 @@ _TITLES: Final[dict[str, tuple[str, str, str]]] = {
         "features",
     ),
     "sae-patches": ("SAE on patch tokens", "The same, with a feature's maximum over the patches.", "features"),
+    "sae-dinoised": (
+        "SAE on patches in CLIP's space",
+        "The same, on `starter:dinoised`; the control is trained on two untrained models.",
+        "",
+    ),
 }  # fmt: skip
 
 _HEAD: Final = """# Model card of the starter
@@ -50,7 +55,12 @@ results that can be checked against the truth. They know this world and nothing 
   trained (other images, another initialisation, no text) and label-supervised: the truth says which images are alike.
 - **sae-cls/**, **sae-patches/**: Matryoshka BatchTopK sparse autoencoders, 512 features each, prefixes 32, 64, 128,
   256 and 512; on the CLS token after the last block, and on the patch tokens that enter it.
-- **control-sae-cls/**, **control-sae-patches/**: the same dictionaries trained on a CLIP with untrained weights.
+- **sae-dinoised/**: the same on the patch features of `starter:dinoised`, which both encoders make together and which
+  lie in the CLIP's embedding space.
+- **control-sae-cls/**, **control-sae-patches/**, **control-sae-dinoised/**: the same dictionaries trained on encoders
+  with untrained weights.
+
+The dictionaries are trained like any that `glasshouse train` makes (docs/training.md).
 
 The held-out scenes are drawn like those of `write_world`, from a random stream that no training touches. The untrained
 control has the same architecture with initial weights.
@@ -78,12 +88,14 @@ def write_card(folder: Path, figures: Any, records: dict[str, Any], n_images: in
     """
     lines = [_HEAD, f"## Held-out figures ({n_images} images)", ""]
     for name, (title, explanation, targets) in _TITLES.items():
-        lines += [f"### {title}", "", explanation, "", *_table(figures[name], TARGETS[targets]), ""]
-    lines += ["## Self-test of the dictionaries", "", "| dictionary | explained variance | L0 | cosine |"]
-    lines += ["|---|---|---|---|"]
+        lines += [f"### {title}", "", explanation, "", *_table(figures[name], TARGETS.get(targets, {})), ""]
+    lines += ["## Self-test of the dictionaries", "", "| dictionary | explained variance | L0 | cosine | silent |"]
+    lines += ["|---|---|---|---|---|"]
     for name, test in figures["self-tests"].items():
-        lines.append(f"| {name} | {test['explained_variance']:.3f} | {test['l0']:.2f} | {test['cosine']:.3f} |")
-    lines += ["", "Explained variance is no sign of quality: the controls reconstruct better and mean nothing.", ""]
+        shown = f"{test['explained_variance']:.3f} | {test['l0']:.2f} | {test['cosine']:.3f} | {test['dead_share']:.1%}"
+        lines.append(f"| {name} | {shown} |")
+    lines += ["", "Silent are features that are active on none of the vectors of the self-test.", ""]
+    lines += ["Explained variance is no sign of quality: the controls reconstruct better and mean nothing.", ""]
     lines += ["## Training", "", "| stage | settings | seconds (wall) | threads |", "|---|---|---|---|"]
     for name in (name for name in NAMES if name in records):
         record = records[name]

@@ -19,8 +19,10 @@ import torch
 from glasshouse.plugins.starter.activations import (
     ClipActivations,
     clip_activations,
+    dinoised_activations,
     dinov2_embeddings,
     text_embeddings,
+    untrained_root,
 )
 from glasshouse.plugins.starter.dictionary import Dictionary
 from glasshouse.plugins.starter.measures import (
@@ -141,14 +143,23 @@ def neighbour_figures(model: Any, pictures: HeldOut) -> Figures:
 
 
 @torch.no_grad()
-def image_codes(dictionary: Dictionary, acts: ClipActivations) -> npt.NDArray[np.floating]:
-    """Features [n, features] of each image; for a dictionary of patches the maximum over the patches."""
-    if dictionary.description.get("tokens") != "patches":
+def image_codes(dictionary: Dictionary, acts: ClipActivations | torch.Tensor) -> npt.NDArray[np.floating]:
+    """Features [n, features] of each image; for a dictionary of patches the maximum over the patches.
+
+    Args:
+        dictionary: of CLS or of patches.
+        acts: what the CLIP makes of the images, or the patch tokens [n, t, width] of another encoder.
+    """
+    if isinstance(acts, torch.Tensor):
+        patches_ntd = acts
+    elif dictionary.description.get("tokens") == "patches":
+        patches_ntd = acts.patches_ntd
+    else:
         return dictionary.encode(acts.cls_nd).numpy()
-    return np.stack([dictionary.encode(tokens_td).amax(0).numpy() for tokens_td in acts.patches_ntd])
+    return np.stack([dictionary.encode(tokens_td).amax(0).numpy() for tokens_td in patches_ntd])
 
 
-def dictionary_figures(dictionary: Dictionary, acts: ClipActivations, pictures: HeldOut) -> Figures:
+def dictionary_figures(dictionary: Dictionary, acts: ClipActivations | torch.Tensor, pictures: HeldOut) -> Figures:
     """Pure and separating features of a dictionary on held-out images."""
     return feature_figures(image_codes(dictionary, acts), pictures.true_nv)
 
@@ -162,8 +173,8 @@ def evaluate_folder(root: Path, seed: int = 0, n_images: int = N_IMAGES) -> dict
     """Every figure of the model card for the weights in a folder.
 
     Returns:
-        By section (`zero-shot`, `neighbours`, `sae-cls`, `sae-patches`) the figures `trained` and `control`; and
-        under `self-tests` the self-test of each dictionary.
+        By section (`zero-shot`, `neighbours`, `sae-cls`, `sae-patches`, `sae-dinoised`) the figures `trained` and
+        `control`; and under `self-tests` the self-test of each dictionary.
     """
     pictures = held_out(seed, n_images)
     tokenize = clip_tokenizer(root / "clip")
@@ -175,11 +186,15 @@ def evaluate_folder(root: Path, seed: int = 0, n_images: int = N_IMAGES) -> dict
         "zero-shot": {k: zero_shot_figures(m, tokenize, pictures, acts[k]) for k, m in clips.items()},
         "neighbours": {kind: neighbour_figures(model, pictures) for kind, model in encoders.items()},
     }
+    with untrained_root(root, seed) as empty:
+        places = {"trained": root, "control": empty}
+        dinoised = {kind: dinoised_activations(place, pictures.images_nhwc) for kind, place in places.items()}
     tests: dict[str, Figures] = {}
-    for name in ("sae-cls", "sae-patches"):
+    for name in ("sae-cls", "sae-patches", "sae-dinoised"):
         figures[name] = {}
         for kind, folder in (("trained", name), ("control", f"control-{name}")):
             dictionary = Dictionary.load(root / folder)
-            figures[name][kind] = dictionary_figures(dictionary, acts[kind], pictures)
+            found = dinoised[kind] if name == "sae-dinoised" else acts[kind]
+            figures[name][kind] = dictionary_figures(dictionary, found, pictures)
             tests[folder] = dictionary.description["self_test"]
     return {**figures, "self-tests": tests}

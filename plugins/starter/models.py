@@ -1,8 +1,8 @@
 """The starter's models: where their files are, how to load them, and untrained ones of the same shape.
 
 Owns the architecture of both encoders and the layout of the data folder: `clip/`, `dinov2/`, `sae-cls/`,
-`sae-patches/` and `MODEL_CARD.md`. Every loader takes the folder that holds these, so that freshly trained weights
-are read like the shipped ones.
+`sae-patches/`, `sae-dinoised/`, their controls and `MODEL_CARD.md`. Every loader takes the folder that holds these, so
+that freshly trained weights are read like the shipped ones.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ _WEIGHTS: Final = {
     "sae-patches": "sae.safetensors",
     "control-sae-cls": "sae.safetensors",
     "control-sae-patches": "sae.safetensors",
+    "sae-dinoised": "sae.safetensors",
+    "control-sae-dinoised": "sae.safetensors",
 }
 NAMES: Final = tuple(_WEIGHTS)
-"""The two controls are dictionaries trained in the same way on a CLIP that was not trained."""
+"""The three controls are dictionaries trained in the same way on models that were not trained."""
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
 
@@ -56,7 +58,7 @@ def data_root() -> Path:
 
 
 def data_folder(name: str) -> Path:
-    """The folder of one shipped model: `clip`, `dinov2`, `sae-cls`, `sae-patches` or a control of the latter two.
+    """The folder of one shipped model: `clip`, `dinov2`, `sae-cls`, `sae-patches`, `sae-dinoised` or their controls.
 
     Raises:
         ModelError: there is no model of this name.

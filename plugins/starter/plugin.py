@@ -1,8 +1,8 @@
 """The embedded default as a plugin: small trained models of the starter world, which need no hub.
 
 `starter:clip` and `starter:dinov2` are loaded by the same code as any folder of open_clip and transformers, and
-`starter:dinoised` is put together of both as any `dinoised:…`; `starter:sae-cls` and `starter:sae-patches` are loaded
-as any SAE in glasshouse's own format.
+`starter:dinoised` is put together of both as any `dinoised:…`; `starter:sae-cls`, `starter:sae-patches` and
+`starter:sae-dinoised` are loaded as any SAE in glasshouse's own format.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DINOISED = "dinoised"
 DINOISED_BLOCK = -3
 """Affinities come from the patches that this block of the Dinov2Model puts out: its dense losses were on them."""
 
-SAES = ("sae-cls", "sae-patches")
+SAES = ("sae-cls", "sae-patches", "sae-dinoised")
 
 STARTER = Preset(
     encoder="starter:clip",
@@ -45,7 +45,8 @@ def register_encoders(register: Register[EncoderLoader]) -> None:
 @hookimpl
 def register_saes(register: Register[SaeLoader]) -> None:
     """Register `starter:` for SAEs."""
-    register("starter", SaeLoader(load_sae, "SAEs of starter:clip: starter:sae-cls, starter:sae-patches"))
+    names = ", ".join(f"starter:{name}" for name in SAES)
+    register("starter", SaeLoader(load_sae, f"SAEs of the starter's encoders: {names}"))
 
 
 @hookimpl
@@ -69,7 +70,7 @@ def load_encoder(name: str, device: str) -> HookedEncoder:
 
 
 def load_sae(name: str, device: str) -> CommonSae:
-    """Load `sae-cls` or `sae-patches`.
+    """Load `sae-cls` or `sae-patches`, of `starter:clip`, or `sae-dinoised`, of `starter:dinoised`.
 
     Raises:
         UsageError: another name.

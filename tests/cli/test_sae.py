@@ -53,13 +53,14 @@ def test_the_weights_alone(glasshouse: Any) -> None:
     assert said["reported"]["explained_variance"] > 0.5
 
 
-@pytest.mark.parametrize("name", ["sae-cls", "sae-patches"])
+@pytest.mark.parametrize("name", ["sae-cls", "sae-patches", "sae-dinoised"])
 def test_the_starters_saes_fit_the_starters_images(glasshouse: Any, world: Path, name: str) -> None:
     said = json.loads(glasshouse("sae", "inspect", f"starter:{name}", "-w", world, "--json").stdout)
     trial = said["trial"]
     assert trial["self_test"]["explained_variance"] > 0.75 and trial["self_test"]["cosine"] > 0.9
     assert said["wrong"] == trial["wrong"] == []
-    assert (trial["encoder"], trial["n_images"], trial["n_failed"]) == ("starter:clip", 64, 0)
+    encoder = "starter:dinoised" if name == "sae-dinoised" else "starter:clip"
+    assert (trial["encoder"], trial["n_images"], trial["n_failed"]) == (encoder, 64, 0)
     assert 0 < trial["n_silent"] < 512
     assert "Nothing looks wrong." in glasshouse("sae", "inspect", f"starter:{name}", "-w", world).stdout
 

@@ -41,7 +41,7 @@ def test_every_command_and_option_is_documented_and_no_other() -> None:
     for name, command in real.items():
         options = {o for p in command.params if isinstance(p, click.Option) for o in p.opts + p.secondary_opts}
         rows = re.findall(r"^\| (.+?) \|", documented[name], flags=re.MULTILINE)
-        named = {option for row in rows for option in re.findall(r"`(--?[a-z-]+)`", row)}
+        named = {option for row in rows for option in re.findall(r"`(--?[a-z0-9-]+)`", row)}
         assert named == options, name
 
 

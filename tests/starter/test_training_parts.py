@@ -20,7 +20,6 @@ from glasshouse.plugins.starter.measures import (
 from glasshouse.plugins.starter.training.data import make_pictures
 from glasshouse.plugins.starter.training.losses import caption_loss, grid_positions, patch_masks
 from glasshouse.plugins.starter.training.muon import orthogonalise
-from glasshouse.plugins.starter.training.sae import batch_top_k
 from glasshouse.plugins.starter.training.schedule import Batches, kept_patches, learning_rate
 from glasshouse.plugins.starter.world.scene import Stream
 
@@ -55,12 +54,6 @@ def test_caption_loss_is_the_plain_double_loop() -> None:
         image_to_text -= (logits[i][i] - np.log(sum(np.exp(logits[c][i]) for c in rivals))) / n
     found = caption_loss(image, text, truth, torch.tensor(scale))
     assert float(found) == pytest.approx((text_to_image + image_to_text) / 2, abs=1e-5)
-
-
-def test_batch_top_k_keeps_the_largest_of_the_whole_batch() -> None:
-    codes = torch.tensor([[9.0, 8.0, 7.0, 0.0], [1.0, 2.0, 0.0, 3.0]])
-    kept = batch_top_k(codes, 2)
-    assert kept.tolist() == [[9.0, 8.0, 7.0, 0.0], [0.0, 0.0, 0.0, 3.0]]
 
 
 def test_pictures_are_reproducible_and_of_the_three_sorts() -> None:

@@ -10,15 +10,20 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from glasshouse.plugins.starter.activations import ClipActivations, clip_activations
-from glasshouse.plugins.starter.dictionary import reconstruction
+from glasshouse.plugins.starter.activations import (
+    ClipActivations,
+    Images,
+    clip_activations,
+    dinoised_activations,
+    untrained_root,
+)
 from glasshouse.plugins.starter.models import (
     clip_vocab_size,
     load_clip,
@@ -28,11 +33,12 @@ from glasshouse.plugins.starter.models import (
 from glasshouse.plugins.starter.training.clip import N_CAPTIONS, save_clip, train_clip
 from glasshouse.plugins.starter.training.data import PictureSet, make_pictures
 from glasshouse.plugins.starter.training.dinov2 import save_dinov2, train_dinov2
-from glasshouse.plugins.starter.training.sae import PREFIXES, K, train_sae
+from glasshouse.plugins.starter.training.sae import recipe, train_sae
 from glasshouse.plugins.starter.training.tokens import write_merges
 from glasshouse.plugins.starter.world.scene import Stream, render_scene
+from glasshouse.plugins.training.saving import save_trained
 
-HOOK: Final = {"cls": "blocks.3.resid_post", "patches": "blocks.2.resid_post"}
+HOOK: Final = {"cls": "blocks.3.resid_post", "patches": "blocks.2.resid_post", "dinoised": "dinoised"}
 N_SELF_TEST: Final = 500
 """Held-out images for a dictionary's self-test."""
 
@@ -149,60 +155,76 @@ def dinov2_stage(run: Run) -> None:
 
 
 def sae_stage(run: Run) -> None:
-    """Train both dictionaries on the CLIP of this run, and the same on an untrained CLIP as controls."""
-    plan, encoder = run.plan, weights_sha256("clip", run.folder)
-    settings = {"seed": plan.seed, "images": plan.sae_images, "steps": plan.sae_steps, "encoder": encoder}
+    """Train the dictionaries on the encoders of this run, and the same on untrained encoders as controls."""
+    plan = run.plan
+    weights = {name: weights_sha256(name, run.folder) for name in ("clip", "dinov2")}
     for control in (False, True):
         activations = _Activations(run, control)
-        for tokens in ("cls", "patches"):
+        for name in HOOK:
+            chosen = recipe(name, plan.seed, plan.sae_steps)
+            settings: dict[str, Any] = {"seed": plan.seed, "images": plan.sae_images, "steps": plan.sae_steps}
+            settings |= {"k": chosen.k, "encoder": weights["clip"]}
 
-            def work(folder: Path, tokens: str = tokens, activations: _Activations = activations) -> None:
-                found = train_sae(activations.training(tokens), K[tokens], plan.seed, plan.sae_steps)
-                about = _describe(plan, tokens, None if activations.control else encoder)
-                about["self_test"] = reconstruction(found, activations.held_out(tokens))
-                replace(found, description=about).save(folder)
-                run.say(f"  {about['self_test']}")
+            def work(folder: Path, name: str = name, activations: _Activations = activations) -> None:
+                chosen = recipe(name, plan.seed, plan.sae_steps)
+                held_out_nd = activations.held_out(name)
+                trained = train_sae(activations.training(name), held_out_nd, chosen)
+                origin = _origin(name, None if activations.control else weights)
+                about = {"images": plan.sae_images, "data": "scenes of the starter's world"}
+                found = save_trained(folder, trained, held_out_nd, origin, about, half=True)
+                run.say(f"  explained variance {found.explained_variance:.3f}, L0 {found.l0:.2f}")
 
-            run.stage(f"{'control-' * control}sae-{tokens}", settings, work)
+            run.stage(f"{'control-' * control}sae-{name}", settings, work)
 
 
 class _Activations:
-    """Activations of the run's CLIP (or of an untrained one), computed when a stage first asks for them."""
+    """Activations of the run's encoders (or of untrained ones), computed when a stage first asks for them."""
 
     def __init__(self, run: Run, control: bool) -> None:
         self.control = control
-        self._run, self._acts = run, dict[Stream, ClipActivations]()
+        self._run = run
+        self._clip, self._dinoised = dict[Stream, ClipActivations](), dict[Stream, torch.Tensor]()
 
-    def training(self, tokens: str) -> torch.Tensor:
+    def training(self, name: str) -> torch.Tensor:
         """Rows [n, 128] to train on."""
-        return self._rows(tokens, Stream.SAE_TRAINING, self._run.plan.sae_images)
+        return self._rows(name, Stream.SAE_TRAINING, self._run.plan.sae_images)
 
-    def held_out(self, tokens: str) -> torch.Tensor:
+    def held_out(self, name: str) -> torch.Tensor:
         """Rows [n, 128] for the self-test."""
-        return self._rows(tokens, Stream.HELD_OUT, N_SELF_TEST)
+        return self._rows(name, Stream.HELD_OUT, N_SELF_TEST)
 
-    def _rows(self, tokens: str, stream: Stream, n_images: int) -> torch.Tensor:
-        if stream not in self._acts:
+    def _rows(self, name: str, stream: Stream, n_images: int) -> torch.Tensor:
+        if name == "dinoised":
+            if stream not in self._dinoised:
+                self._dinoised[stream] = self._of_dinoised(self._images(stream, n_images))
+            return self._dinoised[stream].flatten(0, 1)
+        if stream not in self._clip:
             folder, seed = self._run.folder / "clip", self._run.plan.seed
             model = new_clip(clip_vocab_size(folder), seed) if self.control else load_clip(folder)
-            images = [render_scene(seed, index, stream=stream).image_hwc for index in range(n_images)]
-            self._acts[stream] = clip_activations(model, np.stack(images))
-        acts = self._acts[stream]
-        return acts.cls_nd if tokens == "cls" else acts.patches_ntd.flatten(0, 1)
+            self._clip[stream] = clip_activations(model, self._images(stream, n_images))
+        acts = self._clip[stream]
+        return acts.cls_nd if name == "cls" else acts.patches_ntd.flatten(0, 1)
+
+    def _of_dinoised(self, images_nhwc: Images) -> torch.Tensor:
+        if not self.control:
+            return dinoised_activations(self._run.folder, images_nhwc)
+        with untrained_root(self._run.folder, self._run.plan.seed) as folder:
+            return dinoised_activations(folder, images_nhwc)
+
+    def _images(self, stream: Stream, n_images: int) -> Images:
+        seed = self._run.plan.seed
+        return np.stack([render_scene(seed, index, stream=stream).image_hwc for index in range(n_images)])
 
 
-def _describe(plan: Plan, tokens: str, encoder: str | None) -> dict[str, Any]:
-    """The description of a dictionary; `encoder` is the hash of the CLIP's weights, None for an untrained one."""
+def _origin(name: str, weights: dict[str, str] | None) -> dict[str, Any]:
+    """What a dictionary was trained on; `weights` are the hashes of the encoders, None for untrained ones.
+
+    `dinoised` has two weights files; the CLIP's, in whose space the vectors lie, stands for it.
+    """
+    encoder = "starter:dinoised" if name == "dinoised" else "starter:clip"
     return {
-        "format": 1,
-        "activation": "batchtopk",
-        "k": K[tokens],
-        "apply_b_dec_to_input": True,
-        "normalization": "none",
-        "prefixes": list(PREFIXES),
-        "hook": HOOK[tokens],
-        "tokens": tokens,
-        "encoder": "starter:clip" if encoder else "untrained starter:clip",
-        "encoder_weights_sha256": encoder,
-        "training": {"images": plan.sae_images, "steps": plan.sae_steps, "seed": plan.seed},
+        "hook": HOOK[name],
+        "tokens": "cls" if name == "cls" else "patches",
+        "encoder": encoder if weights else f"untrained {encoder}",
+        "encoder_weights_sha256": weights["clip"] if weights else None,
     }
