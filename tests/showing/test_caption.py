@@ -14,8 +14,9 @@ from kit.patch_space import make_patch_space
 
 from glasshouse.schema.errors import UsageError
 from glasshouse.schema.plain import plain
-from glasshouse.warehouse.showing.caption import ancestors, listed, region_of
+from glasshouse.warehouse.showing.caption import ancestors, listed
 from glasshouse.warehouse.showing.caption_picture import caption_picture
+from glasshouse.warehouse.showing.caption_places import region_of
 from glasshouse.warehouse.warehouse import Warehouse
 
 Array = np.ndarray[Any, Any]

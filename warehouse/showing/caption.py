@@ -1,6 +1,6 @@
 """An image in words: its named concepts, each with where it is, as a sentence and as data.
 
-Owns which concepts are told, and how a token map becomes words: nine regions, or all over the picture.
+Owns which concepts are told; `caption_places` says where they are.
 """
 
 from __future__ import annotations
@@ -16,28 +16,19 @@ from glasshouse.schema.errors import UsageError, unknown_name
 from glasshouse.schema.plain import plain
 from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.results.store import latest_run
-from glasshouse.warehouse.showing.framing import Box, grid_box
+from glasshouse.warehouse.showing.caption_places import Map, Place, is_on
+from glasshouse.warehouse.showing.framing import grid_box
 from glasshouse.warehouse.showing.gather import labels_of
 
 if TYPE_CHECKING:
     from glasshouse.warehouse.reads import WarehouseReads
 
-LEVEL = 0.5
-"""A concept is where its map reaches this share of its maximum on the image."""
 WEAK = 0.2
 """A concept is not told where it is below this share of its largest activation anywhere."""
-EVERYWHERE = 0.5
-"""From this share of what the encoder sees on, a concept is all over the picture."""
-SMALL = 0.25
-"""A connected part of a concept with less than this share of the largest part's mass is not told."""
-MOST_REGIONS = 2
-"""A concept with more is in several places."""
 SAME_PLACE = 0.5
 """Two concepts are at one place where the smaller has this share of its patches in the larger."""
 N_CANDIDATES = 64
 """Features of an image that are looked at: those that it keeps in order."""
-
-Map = npt.NDArray[np.float32]
 
 
 class Name(NamedTuple):
@@ -235,12 +226,6 @@ def told(
     return list(groups.values())
 
 
-def is_on(map_rc: Map) -> npt.NDArray[np.bool_]:
-    """Say where a map is above half its maximum, [rows, columns]."""
-    on_rc: npt.NDArray[np.bool_] = (map_rc >= LEVEL * map_rc.max()) & (map_rc > 0)
-    return on_rc
-
-
 def ancestors(feature: int, names: Mapping[int, Name]) -> set[int]:
     """Return the parents of a feature up to the root, as far as they are named; itself is none of them."""
     found: set[int] = set()
@@ -255,69 +240,3 @@ def same_place(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> bool
     """Say whether the smaller of two sets of patches lies mostly in the larger."""
     smaller = min(int(one.sum()), int(other.sum()))
     return bool((one & other).sum() >= SAME_PLACE * smaller) and smaller > 0
-
-
-class Place(NamedTuple):
-    """Brings token maps into words and pixels.
-
-    Attributes:
-        grid: rows and columns of the maps.
-        covered: what the grid covers, in pixels of the picture; reaches outside where the encoder pads.
-        size: width and height of the picture.
-    """
-
-    grid: tuple[int, int]
-    covered: Box
-    size: tuple[int, int]
-
-    def of(self, maps: Sequence[Map]) -> tuple[str, float, tuple[int, int, int, int]]:
-        """Return region, share of the patches, and box in pixels of where some maps are above half their maximum.
-
-        Their values are compared: they are shares of each feature's largest activation anywhere.
-        """
-        from scipy.ndimage import label  # late: no other command that shows an image needs scipy
-
-        on_rc = np.any([is_on(map_rc) for map_rc in maps], axis=0)
-        share, box = float(on_rc.mean()), self._box(*np.nonzero(on_rc))
-        if share >= EVERYWHERE:
-            return "all over the picture", share, box
-        weight_rc = np.max(maps, axis=0)
-        part_rc, n_parts = label(on_rc, np.ones((3, 3)))
-        masses = [float(weight_rc[part_rc == part].sum()) for part in range(1, n_parts + 1)]
-        regions: dict[str, None] = {}
-        for place in np.argsort([-mass for mass in masses], kind="stable"):
-            if masses[place] >= SMALL * max(masses):
-                regions[self._region(weight_rc, part_rc == place + 1)] = None
-        return (" and ".join(regions) if len(regions) <= MOST_REGIONS else "in several places"), share, box
-
-    def _region(self, weight_rc: npt.NDArray[np.floating[Any]], part_rc: npt.NDArray[np.bool_]) -> str:
-        """Return the region of the centre of mass of a part."""
-        row_n, column_n = np.nonzero(part_rc)
-        weight_n = weight_rc[part_rc].astype(np.float64)
-        down = float(np.average(row_n + 0.5, weights=weight_n)) / self.grid[0]
-        across = float(np.average(column_n + 0.5, weights=weight_n)) / self.grid[1]
-        top, left, bottom, right = self.covered.top, self.covered.left, self.covered.bottom, self.covered.right
-        y = (top + down * (bottom - top)) / self.size[1]
-        x = (left + across * (right - left)) / self.size[0]
-        return region_of(x, y)
-
-    def _box(self, row_n: npt.NDArray[np.intp], column_n: npt.NDArray[np.intp]) -> tuple[int, int, int, int]:
-        """Return the box around patches, within the picture, in whole pixels that hold all of it."""
-        high = (self.covered.bottom - self.covered.top) / self.grid[0]
-        wide = (self.covered.right - self.covered.left) / self.grid[1]
-        left = max(0.0, self.covered.left + wide * int(column_n.min()))
-        top = max(0.0, self.covered.top + high * int(row_n.min()))
-        right = min(float(self.size[0]), self.covered.left + wide * (int(column_n.max()) + 1))
-        bottom = min(float(self.size[1]), self.covered.top + high * (int(row_n.max()) + 1))
-        return int(left), int(top), int(np.ceil(right - 1e-9)), int(np.ceil(bottom - 1e-9))
-
-
-def region_of(x: float, y: float) -> str:
-    """Return one of nine regions of a picture, e.g. `in the top left`; x and y from 0 to 1."""
-    across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
-    down = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
-    if not across and not down:
-        return "in the centre"
-    if across and down:
-        return f"in the {down} {across}"
-    return f"at the {down}" if down else f"on the {across}"
