@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from benchmarks.synthetic import Setting
 from benchmarks.table import Row
 from benchmarks.timing import say
-from benchmarks.truth import ablate, labels, monosemanticity, probe, ratings, search
+from benchmarks.truth import ablate, labels, monosemanticity, probe, ratings, search, segment
 from benchmarks.truth.world import SPACES, World, build_world
 from glasshouse.plugins.starter.world.vocabulary import CORE_ATTRIBUTES
 
 N_IMAGES, N_IMAGES_QUICK = 2000, 300
+N_SEGMENTED, N_SEGMENTED_QUICK = 700, 60
 
 
 def run(setting: Setting) -> Iterator[Row]:
@@ -34,6 +35,26 @@ def run(setting: Setting) -> Iterator[Row]:
             yield from part(world, spaces)
     finally:
         world.warehouse.close()
+    yield from segment_rows(setting)
+
+
+def segment_rows(setting: Setting) -> Iterator[Row]:
+    """Yield the mean IoU of concepts with masks, by attribute, and that of features and controls beside it."""
+    folder = setting.scratch / "segment"
+    folder.mkdir()
+    warehouse = segment.segment_world(folder, N_SEGMENTED_QUICK if setting.quick else N_SEGMENTED)
+    try:
+        for attribute in segment.GROUPS:
+            found = segment.segmentation(warehouse, attribute)
+            against = (
+                f"features {found.features:.2f}, texts shuffled {found.shuffled:.2f}, "
+                f"untrained encoder {found.untrained:.2f}"
+            )
+            yield Row("truth", f"segment: mean IoU with masks, {attribute}", f"{found.concepts:.3f}", against)
+            what = f"segment: the same with a word for the background, {attribute}"
+            yield Row("truth", what, f"{found.with_background:.3f}")
+    finally:
+        warehouse.close()
 
 
 def search_rows(world: World, spaces: Sequence[str]) -> Iterator[Row]:
