@@ -8,6 +8,7 @@ from benchmarks.synthetic import Setting
 from benchmarks.table import Row
 from benchmarks.timing import say
 from benchmarks.truth import ablate, labels, monosemanticity, probe, ratings, search, segment
+from benchmarks.truth.name_rows import name_rows
 from benchmarks.truth.world import SPACES, World, build_world
 from glasshouse.plugins.starter.world.vocabulary import CORE_ATTRIBUTES
 
@@ -28,6 +29,7 @@ def run(setting: Setting) -> Iterator[Row]:
             rating_rows,
             label_rows,
             label_score_rows,
+            name_rows,
             monosemanticity_rows,
             probe_rows,
             ablate_rows,

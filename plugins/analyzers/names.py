@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from glasshouse.plugins.analyzer import Analyzer, Parameters
-from glasshouse.plugins.analyzers.clip_space import is_clip_space
+from glasshouse.plugins.analyzers.clip_space import is_clip_space, require_clip_space
 from glasshouse.plugins.analyzers.cooccurrence import require_patches
 from glasshouse.plugins.analyzers.name_parents import Parents, differences, parents_of, words_apart
 from glasshouse.plugins.analyzers.name_templates import TEMPLATE_SETS
@@ -68,6 +68,9 @@ class NameParameters(Parameters):
     templates: tuple[str, ...] = Field(
         (), description="A set of sentences for the words: noun, adjective, verb; by default all three."
     )
+    vectors: Literal["auto", "decoder", "concepts"] = Field(
+        "auto", description="Of the features: the SAE's decoder where it lies in CLIP's space, or concept vectors."
+    )
     embedding: str | None = Field(None, description="Whose text tower; by default that of the newest concept vectors.")
     threshold: float = Field(0.75, gt=0, le=1, description="D̂ above which a feature implies another.")
     n_patches: int = Field(30, ge=1, description="published: how many of a feature's strongest patches are averaged.")
@@ -112,19 +115,26 @@ class Names(Analyzer[NameParameters]):
             )
         vocabulary = None if parameters.vocabulary is None else view.portable(parameters.vocabulary)
         chosen: dict[str, Any] = {"vocabulary": vocabulary, "templates": sets}
-        if not is_clip_space(view):
+        if parameters.vectors == "decoder":
+            require_clip_space(view, "names --vectors decoder")
+        if parameters.vectors == "concepts" or not is_clip_space(view):
+            chosen["vectors"] = "concepts"
             run = concepts_run(view, parameters.embedding, "Names need", "--embedding")
             chosen["embedding"] = str(run.facets["embedding"])
         elif parameters.embedding is not None:
             raise UsageError(
                 f"The features of '{view.space}' lie in the space of its own encoder, {view.record['encoder_spec']}, "
-                "and are named there. Leave --embedding away."
+                "and are named there. Leave --embedding away, or take --vectors concepts."
             )
+        else:
+            chosen["vectors"] = "decoder"
         return parameters.model_copy(update=chosen)
 
     def run(self, view: AnalysisView, parameters: NameParameters) -> pa.Table:
         """Name every feature that has a vector."""
-        basis = decoder_basis(view) or concept_basis(view, str(parameters.embedding))
+        basis = (decoder_basis(view) if parameters.vectors == "decoder" else None) or concept_basis(
+            view, str(parameters.embedding)
+        )
         pairs = implications(view)
         words = vocabulary_of(view, parameters)
         codes_ff = codes_of(view, parameters, pairs, basis)

@@ -329,3 +329,44 @@ def test_names_are_scored_like_labels(warehouse: Any, words: str) -> None:
         found[row["model"]][row["feature_id"]] = row["label"]
     assert found == expected
     assert any(row["auc"] is not None for row in rows)
+
+
+def test_decoder_rows_are_taken_only_where_they_lie_in_clips_space(warehouse: Any, words: str) -> None:
+    with pytest.raises(UsageError, match="needs a space of patches in CLIP's space, which 's' is not"):
+        rows_of(warehouse, words, vectors="decoder")
+    assert rows_of(warehouse, words, vectors="concepts") == rows_of(warehouse, words)
+
+
+def test_decoder_rows_and_bias_are_decoded(
+    warehouse: Any, words: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The family's code, brought to 1.33 times the mean length, through given rows and a bias; plain without it."""
+    from glasshouse.plugins.analyzers import names
+    from glasshouse.plugins.analyzers.name_vectors import Basis
+    from glasshouse.warehouse.search.encoders import embedding_record
+
+    rng = np.random.default_rng(1)
+    basis = Basis("decoder", rng.normal(size=(F, 128)), rng.normal(size=128))
+    monkeypatch.setattr(names, "is_clip_space", lambda view: True)
+    monkeypatch.setattr(names, "decoder_basis", lambda view: basis)
+    monkeypatch.setattr(names, "own_texts", lambda view: embedding_record(view.warehouse, "clip"))
+    texts, values_pf = naive_texts(warehouse, tuple(TEMPLATE_SETS)), values().reshape(-1, F)
+    raw = []
+    for i in range(F):
+        top = sorted((p for p in range(len(values_pf)) if values_pf[p, i] > 0), key=lambda p: (-values_pf[p, i], p))[
+            :30
+        ]
+        code_f = np.zeros(F)
+        for j in range(F):
+            d_hat = 1.0 if i == j else naive_d_hat(values_pf, i, j)
+            if top and d_hat > 0.75:
+                code_f[j] = d_hat * math.fsum(values_pf[p, j] for p in top) / len(top)
+        raw.append(code_f)
+    mean = np.mean([np.linalg.norm(code) for code in raw if code.any()])
+    plain, published = rows_of(warehouse, words), rows_of(warehouse, words, method="published")
+    assert set(published) == {f for f in range(F) if raw[f].any()}
+    for feature, row in published.items():
+        decoded_e = 1.33 * mean * unit(raw[feature]) @ basis.rows_fe + basis.bias_e
+        assert (row["template_set"], row["name"], pytest.approx(row["score"], abs=1e-6)) == best(decoded_e, texts)
+        own = best(basis.rows_fe[feature], texts)
+        assert (plain[feature]["template_set"], plain[feature]["name"]) == own[:2] and row["embedding"] is None
