@@ -1,6 +1,6 @@
 """Search on the starter world: the first feature for each word shows what was asked for; controls find nothing.
 
-A feature shows a value when at least 18 of its 20 strongest images do. Both spaces have such a feature for each of the 36.
+A feature shows a value when at least 18 of its 20 strongest images do. Both spaces have such a feature for every value.
 """
 
 from __future__ import annotations
