@@ -258,7 +258,7 @@ def test_class_vectors_are_means_of_unit_vectors_over_templates(segmenter):
     plain = torch.nn.functional.normalize(encoder.embed_text(["star"]).double(), dim=1)[0]
     np.testing.assert_allclose(class_vectors(encoder, ["star"])[0], plain, atol=1e-6)
     for names, templates, message in (
-        (["star", "star"], [], "twice"), ([], [], "."), (["star"], ["a"], "a"), (["  "], [], ".")
+        (["star", "star"], [], "twice among star, star"), (["star"], ["a"], '"a" has no {}'), (["  "], [], "empty")
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             class_vectors(encoder, names, templates)
