@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 NEXT_STEPS = (
     ("what it holds, and what was computed", "glasshouse status -w {root}"),
     ("one feature, with its images and heat maps", "glasshouse show feature {best} -w {root} --png feature.png"),
+    ("which feature is a kind or a part of which", "glasshouse show hierarchy --space patches -w {root}"),
+    (
+        "an image as named concepts, and why it is taken for what it is",
+        "glasshouse caption 7 --space patches -w {root}",
+    ),
+    ("", "glasshouse explain 7 --space patches -w {root} --png why.png"),
+    ("which class is where on it", "glasshouse segment 7 --classes green,cyan,grey -w {root} --png where.png"),
     ("features by words", 'glasshouse search "a striped shape" -k 5 -w {root}'),
     (
         "the best-scored features, in SQL",
@@ -45,7 +52,7 @@ NEXT_STEPS = (
 def demo(ctx: click.Context, root: Path, n_images: int, seed: int) -> None:
     """Build a warehouse of a small rendered world with known truth.
 
-    Takes a minute or two and needs no network. It holds a CLS and a patch space of sparse features, CLIP and DINOv2
+    Takes a minute or two and needs no network. It holds a CLS and two patch spaces of sparse features, CLIP and DINOv2
     embeddings, and the truth: labels, ratings, captions, masks. The same call again completes what was interrupted.
     """
     from glasshouse.cli.extraction import STOPPING
@@ -73,7 +80,7 @@ def demo(ctx: click.Context, root: Path, n_images: int, seed: int) -> None:
     best = _print_findings(report)
     click.echo("\nNext:")
     for what, command in NEXT_STEPS:
-        click.echo(f"  # {what}\n  {command.format(root=root, best=best)}")
+        click.echo((f"  # {what}\n" if what else "") + f"  {command.format(root=root, best=best)}")
 
 
 def _print_findings(report: DemoReport) -> str:
@@ -81,8 +88,7 @@ def _print_findings(report: DemoReport) -> str:
     from glasshouse.plugins.starter.demo import write_demo_report
     from glasshouse.plugins.starter.findings import ending_of
 
-    spaces = report.warehouse.spaces().filter(state="ready")["name"]
-    endings = [ending_of(report.warehouse, str(space)) for space in spaces]
+    endings = [ending_of(report.warehouse, space) for space in report.told]
     for ending in endings:
         _print_space(ending)
     for reason in report.left_out:

@@ -32,14 +32,18 @@ def report(
     from glasshouse.cli.output_file import check_output, writing
     from glasshouse.cli.progress import progress_bar
     from glasshouse.warehouse.showing.report import ReportOptions, chosen_spaces, write_report
-    from glasshouse.warehouse.showing.searched import hits_for
+    from glasshouse.warehouse.showing.searched import hits_for, searchable
     from glasshouse.warehouse.showing.thumbnails import Tally
 
     check_output(output, "report.html")
     opened = open_warehouse(warehouse)
     tally = Tally()
     names = chosen_spaces(opened, spaces)
-    hits = {space: hits_for(opened, space, words) for space in names} if words else {}
+    searched = (names if spaces else searchable(opened, names)) if words else []
+    if words and len(searched) < len(names):
+        left_out = ", ".join(space for space in names if space not in searched)
+        click.echo(f"No search in {left_out}: run `glasshouse analyze concepts` on it first.", err=True)
+    hits = {space: hits_for(opened, space, words) for space in searched}
     with progress_bar("report") as progress, writing(output):
         size = write_report(opened, output, ReportOptions(names, n, k, hits), progress, tally)
     click.echo(f"Wrote {output} ({size / 1e6:.1f} MB).", err=True)

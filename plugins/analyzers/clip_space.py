@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 HOOK = "dinoised"
 HOW = (
-    "Extract one with `glasshouse extract --encoder SPEC --space NAME --hook dinoised --tokens patches --sae SPEC`; the "
-    "encoder is a dinoised:… (docs/models.md) or starter:dinoised."
+    "Extract one with `glasshouse extract --encoder SPEC --space NAME --hook dinoised --tokens patches --sae SPEC`; "
+    "the encoder is a dinoised:… (docs/models.md) or starter:dinoised."
 )
 
 

@@ -13,6 +13,7 @@ from glasshouse.plugins.starter.world.write import write_world
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.atomic import replacing
 from glasshouse.warehouse.catalogue import CATALOGUE_FILE
+from glasshouse.warehouse.contracts import TokenPolicy
 from glasshouse.warehouse.warehouse import Progress, Warehouse
 
 if TYPE_CHECKING:
@@ -24,19 +25,27 @@ WORLD_NOTE = "world.json"
 WORLD_WORDS = "words.txt"
 REPORT = "report.html"
 COVARIATES = ("brightness", "saturation", "edge_energy")
+DINOISED: tuple[str, str, TokenPolicy, str] = ("dinoised", "dinoised", "patches", "starter:sae-dinoised")
+"""The space in which Insight is tried as it was published: its features decode to vectors of CLIP."""
 N_LABELS = 512
 """Features that are labelled at most: all that a space of the starter has."""
 
 Step = Callable[[str], Progress]
+Analysis = tuple[str, dict[str, Any]]
+"""Name and parameters."""
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What a demo made: the warehouse, whether it was stopped early, analyses that were left out and why."""
+    """What a demo made: the warehouse, whether it was stopped early, analyses that were left out and why.
+
+    `told` are the spaces whose findings are told at the end.
+    """
 
     warehouse: Warehouse
     stopped: bool
     left_out: list[str] = field(default_factory=list)
+    told: tuple[str, ...] = ("cls", "patches")
 
 
 def build_demo(
@@ -78,6 +87,8 @@ def build_demo(
     )
     if not report.stopped:
         report = warehouse.extract("starter:dinov2", embedding="dinov2", stop=stop, progress=step("DINOv2"))
+    if not report.stopped:
+        report = warehouse.extract("starter:dinoised", [DINOISED], stop=stop, progress=step("patches in CLIP's space"))
     if report.stopped:
         return DemoReport(warehouse, stopped=True)
     left_out: list[str] = []
@@ -93,7 +104,7 @@ def analyse(
     Labels come before tiers, so that every scored feature gets one and not only those in a tier; of the correlations
     the plain one is last, so that it is the one that tiers and the view `features` see.
     """
-    analyses: list[tuple[str, dict[str, Any]]] = [
+    scores: list[Analysis] = [
         ("monosemanticity", {}),
         ("concepts", {}),
         ("labels", {"vocabulary": str(words), "n": N_LABELS}),
@@ -104,13 +115,16 @@ def analyse(
         ("uniqueness", {}),
         ("soft_wpmi", {"vocabulary": str(words)}),
     ]
+    insight: list[Analysis] = [("locality", {}), ("hierarchy", {}), ("names", {"vocabulary": str(words)})]
+    probe: list[Analysis] = [("probe", {"attribute": "shape"})]
+    plan = {"cls": scores, "patches": [*scores, *insight, *probe], DINOISED[0]: [*insight, ("segment", {})]}
     runner = plugins.runner(warehouse, step)
-    for space in warehouse.spaces().filter(state="ready")["name"]:
+    for space, analyses in plan.items():
         for name, parameters in analyses:
             if stop():
                 return False
             try:
-                list(runner.run(name, str(space), parameters))
+                list(runner.run(name, space, parameters))
             except UsageError as error:  # a world of a handful of images is too small for some
                 left_out.append(f"{name} on {space}: {error}")
     return True

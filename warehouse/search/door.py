@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.contracts import Encoder, PluginSet
 from glasshouse.warehouse.layout import Layout
-from glasshouse.warehouse.reads import WarehouseReads
 from glasshouse.warehouse.search.memory import SearchMemory
 from glasshouse.warehouse.search.questions import MIN_IMAGES, ImageName, Question
+from glasshouse.warehouse.showing.door import WarehouseShowing
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-class WarehouseSearch(WarehouseReads):
+class WarehouseSearch(WarehouseShowing):
     """Reads that may need a model: an encoder is loaded when a text or a picture has no vector yet.
 
     Args:

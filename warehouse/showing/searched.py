@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from glasshouse.warehouse.search.index import concept_runs
 from glasshouse.warehouse.search.questions import Question
 from glasshouse.warehouse.search.search import search_features
 from glasshouse.warehouse.showing.findings import Scored
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 
 N_HITS = 3
 """Features that are shown for each word."""
+
+
+def searchable(warehouse: Warehouse, spaces: Sequence[str]) -> Sequence[str]:
+    """Return those of the spaces that have concept vectors; all of them where none has any."""
+    known = {run.space for run in concept_runs(warehouse)}
+    return [space for space in spaces if space in known] or spaces
 
 
 def hits_for(
