@@ -10,9 +10,13 @@ import click
 from glasshouse.cli.options import json_option, open_warehouse, warehouse_option
 from glasshouse.cli.printing import print_json, print_table
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.showing.plain import shortened
 
 if TYPE_CHECKING:
     from glasshouse.plugins.segmentation.one import Concept, Segmented
+
+NAME = 40
+"""Characters of a concept's name in the table; JSON has all of it."""
 
 
 @click.command()
@@ -74,6 +78,8 @@ def segment(
         print_json(found.as_dict())
     else:
         _print(found)
+    if not (ask.background or threshold):
+        click.echo("Every patch gets one of the classes; name what is none of them with --background.", err=True)
 
 
 def parted(text: str) -> tuple[str, ...]:
@@ -103,5 +109,5 @@ def _print(found: Segmented) -> None:
 
 
 def _named(space: str, concept: Concept) -> str:
-    label = f" {concept.label}" if concept.label else ""
+    label = f" {shortened(concept.label, NAME)}" if concept.label else ""
     return f"{space}:{concept.feature_id}{label} ({concept.share:.0%})"

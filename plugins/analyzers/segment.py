@@ -18,7 +18,7 @@ from pydantic import Field
 from glasshouse.plugins.analyzer import Analyzer, Parameters, Rows
 from glasshouse.plugins.analyzers.clip_space import decoder, encoder_of, require_clip_space, sae_of
 from glasshouse.plugins.analyzers.locality import masked_images, masks_by_image, values_of
-from glasshouse.plugins.segmentation.patches import Contributions, decoded, probabilities
+from glasshouse.plugins.segmentation.patches import Contributions, best_class, decoded, probabilities
 from glasshouse.plugins.segmentation.pixels import (
     Classes,
     Counts,
@@ -28,7 +28,7 @@ from glasshouse.plugins.segmentation.pixels import (
     shuffled_miou,
     truth_of_pixels,
 )
-from glasshouse.schema.errors import GlasshouseError, UsageError
+from glasshouse.schema.errors import GlasshouseError, ModelError, UsageError
 from glasshouse.schema.texts import read_sql
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class SegmentParameters(Parameters):
     templates: tuple[str, ...] = Field(("a {}",), description="Texts with {} for the class, averaged.")
     background: tuple[str, ...] = Field((), description="Texts of what is no class: where they win is background.")
     threshold: float = Field(0, ge=0, lt=1, description="Where no class is as probable as this is background too.")
-    images: int | None = Field(1000, ge=1, description="At most so many images, drawn at random; none: all.")
+    images: int = Field(1000, ge=0, description="At most so many images, drawn at random; 0: all of them.")
     windows: bool = Field(False, description="Cut pictures into overlapping windows and run the encoder on each.")
     features: bool = Field(True, description="Segment by the encoder's features too: a pass over the images.")
     seed: int = Field(0, description="Of drawing images and of the shuffled texts.")
@@ -99,6 +99,7 @@ class Segment(Analyzer[SegmentParameters]):
         job = Job.of(view, parameters)
         for image_id, found in job.segmented():
             job.compare(image_id, found)
+        job.check_unreadable()
         view.note(**job.figures())
         return table_of(job.sums, len(parameters.classes), parameters.classes)
 
@@ -140,7 +141,7 @@ class Job:
         classes_ce = class_vectors(encoder, names, parameters.templates)
         masked = masked_images(view, parameters.attribute)["image_id"].to_numpy()
         chosen = drawn(masked if len(masked) else view.image_ids, parameters.images, parameters.seed)
-        segmenter = Segmenter(encoder, sae_of(view), found, classes_ce)
+        segmenter = Segmenter(encoder, sae_of(view), found, classes_ce, parameters.threshold)
         return cls(view, parameters, segmenter, chosen, bool(len(masked)), Contributions(found, classes_ce))
 
     @property
@@ -169,7 +170,7 @@ class Job:
             codes_nf = codes_of(self.view, ids, grid[0] * grid[1])
             vectors_ne = decoded(codes_nf, self.segmenter.decoder)
             chances_nc = probabilities(vectors_ne, self.sums.classes_ce)
-            self.sums.add(codes_nf, vectors_ne, chances_nc.argmax(axis=1))
+            self.sums.add(codes_nf, vectors_ne, best_class(chances_nc, self.parameters.threshold))
             by_image = dict(zip(ids, chances_nc.reshape(len(ids), *shape), strict=True))
             if not (self.parameters.features and self.has_masks):
                 for image_id, chances_rlc in by_image.items():
@@ -207,6 +208,22 @@ class Job:
         names, threshold = self.parameters.classes, self.parameters.threshold
         return classes_of_pixels(chances_rlc, framing, (width, height), len(names), threshold)
 
+    def check_unreadable(self) -> None:
+        """Note how many pictures could not be read, so that the same request goes on once they are back.
+
+        Raises:
+            ModelError: more than half of them.
+        """
+        if not self.unreadable:
+            return
+        found = f"{self.unreadable:,} of {len(self.image_ids):,} pictures could not be read"
+        if 2 * self.unreadable > len(self.image_ids):
+            raise ModelError(
+                f"{found}: too many to measure a segmentation, so nothing was stored. Put the pictures back where they "
+                "were added from."
+            )
+        self.view.note(incomplete=found)
+
     def figures(self) -> dict[str, Any]:
         """What is noted of the run: mean IoU by concepts, by features and with shuffled texts, IoU of each class."""
         notes: dict[str, Any] = {"n_images": len(self.image_ids) - self.unreadable, "n_unreadable": self.unreadable}
@@ -223,7 +240,19 @@ class Job:
         if "concepts" in self.counts:
             notes["miou_shuffled"] = shuffled_miou(self.counts["concepts"], N_SHUFFLES, self.parameters.seed)
             notes["classes"] = by_class
+        if "miou_concepts" in notes:
+            notes["summary"] = headline(notes)
         return notes
+
+
+def headline(notes: Mapping[str, Any]) -> str:
+    """Return the mean IoU in a line, with what it is to be compared with."""
+    beside = {"by features": notes.get("miou_features"), "texts shuffled": notes["miou_shuffled"]}
+    known = ", ".join(f"{name} {value:.3f}" for name, value in beside.items() if value is not None)
+    more = f" ({known})" if known else ""
+    return f"mean IoU {notes['miou_concepts']:.3f} by concepts{more}, {len(notes['classes'])} classes on masks of " + (
+        f"{notes['n_images']:,} image{'' if notes['n_images'] == 1 else 's'}"
+    )
 
 
 def labels_of_masks(view: AnalysisView, attribute: str) -> list[str]:
@@ -235,9 +264,9 @@ def labels_of_masks(view: AnalysisView, attribute: str) -> list[str]:
     return [str(label) for label in found["label"].to_pylist()]
 
 
-def drawn(image_ids: npt.NDArray[np.integer], most: int | None, seed: int) -> list[int]:
-    """Return at most so many of the images, in order."""
-    if most is None or len(image_ids) <= most:
+def drawn(image_ids: npt.NDArray[np.integer], most: int, seed: int) -> list[int]:
+    """Return at most so many of the images, in order; all where that is 0."""
+    if most == 0 or len(image_ids) <= most:
         return [int(image) for image in image_ids]
     chosen = np.random.default_rng(seed).choice(image_ids, most, replace=False)
     return [int(image) for image in np.sort(chosen)]

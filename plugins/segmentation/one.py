@@ -92,6 +92,8 @@ def segmented(warehouse: Warehouse, picture: Image.Image, space: str, ask: Ask) 
         UsageError: the space is not in CLIP's space, or the classes cannot be asked for.
         ModelError: encoder or SAE cannot be loaded, or have changed.
     """
+    if not 0 <= ask.threshold < 1:  # NaN too
+        raise UsageError(f"--threshold must be a number from 0 to below 1, not {ask.threshold}.")
     view = AnalysisView(warehouse, space)
     require_clip_space(view, "segment")
     found = decoder(view)
@@ -100,7 +102,7 @@ def segmented(warehouse: Warehouse, picture: Image.Image, space: str, ask: Ask) 
     encoder = encoder_of(view)
     classes_ce = class_vectors(encoder, [*ask.classes, *ask.background], ask.templates)
     sums = Contributions(found, classes_ce)
-    segmenter = Segmenter(encoder, sae_of(view), found, classes_ce)
+    segmenter = Segmenter(encoder, sae_of(view), found, classes_ce, ask.threshold)
     mosaic = segmenter.windows(picture, sums) if ask.windows else segmenter.view(picture, sums)
     class_hw = classes_of_pixels(mosaic.concepts_rlc, mosaic.framing, picture.size, len(ask.classes), ask.threshold)
     seen_hw = class_hw != UNKNOWN

@@ -42,6 +42,12 @@ def probabilities(vectors_te: Floats, classes_ce: Doubles) -> Floats:
     return chances_tc
 
 
+def best_class(chances_tc: Floats, threshold: float) -> Ints:
+    """Return the most probable class of each patch; -1 where none is as probable as the threshold."""
+    best_t: Ints = np.where(chances_tc.max(axis=1) < threshold, -1, chances_tc.argmax(axis=1))
+    return best_t
+
+
 @dataclass
 class Contributions:
     """Sums over the patches of each class, patch by patch as they come.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from glasshouse.plugins.segmentation.patches import Contributions, decoded, probabilities
+from glasshouse.plugins.segmentation.patches import Contributions, best_class, decoded, probabilities
 from glasshouse.schema.errors import ModelError
 
 if TYPE_CHECKING:
@@ -62,12 +62,14 @@ class Segmenter:
         sae: of the space.
         decoder: of the SAE.
         classes_ce: unit vectors of the classes.
+        threshold: where no class is as probable as this, a patch counts for none.
     """
 
     encoder: Encoder
     sae: SparseAutoencoder
     decoder: Decoder
     classes_ce: npt.NDArray[np.float64]
+    threshold: float = 0.0
 
     @cached_property
     def grid(self) -> tuple[int, int]:
@@ -123,7 +125,7 @@ class Segmenter:
         concepts_nc = probabilities(vectors_ne, self.classes_ce)
         features_nc = probabilities(flat_nd.float().cpu().numpy(), self.classes_ce)
         if sums is not None:
-            sums.add(codes_nf, vectors_ne, concepts_nc.argmax(axis=1))
+            sums.add(codes_nf, vectors_ne, best_class(concepts_nc, self.threshold))
         parts = len(flat_nd) // n_patches
         return np.split(concepts_nc, parts), np.split(features_nc, parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,14 +13,14 @@ from polars.testing import assert_frame_equal
 
 from glasshouse.plugins.analyzers import segment
 from glasshouse.plugins.analyzers.clip_space import decoder, encoder_of
-from glasshouse.plugins.analyzers.segment import Segment
+from glasshouse.plugins.analyzers.segment import Segment, drawn
 from glasshouse.plugins.segmentation.drawing import colour_of, drawing
 from glasshouse.plugins.segmentation.one import Ask, segmented
 from glasshouse.plugins.segmentation.pixels import NOWHERE, UNKNOWN
 from glasshouse.plugins.segmentation.texts import class_vectors
 from glasshouse.plugins.testing.conformance import check_analyzer
 from glasshouse.plugins.view import AnalysisView
-from glasshouse.schema.errors import UsageError
+from glasshouse.schema.errors import ModelError, UsageError
 from glasshouse.warehouse.intake.masks import decode_mask
 from glasshouse.warehouse.warehouse import Warehouse
 
@@ -167,6 +168,31 @@ def test_classes_are_the_labels_of_masks_unless_they_are_named(warehouse):
     labels = warehouse.sql("SELECT DISTINCT category FROM annotations WHERE mask_rle IS NOT NULL ORDER BY category")
     assert list(report.run.parameters["classes"]) == labels["category"].to_list()
     assert report.run.notes["n_images"] == 3
+    figures = [f"{report.run.notes[f'miou_{kind}']:.3f}" for kind in ("concepts", "features", "shuffled")]
+    assert re.findall(r"\d\.\d{3}", report.run.notes["summary"]) == figures
+
+
+def test_no_images_means_all_of_them():
+    ids = np.arange(5, 25)
+    assert drawn(ids, 0, 0) == drawn(ids, 20, 0) == ids.tolist()
+    assert len(set(drawn(ids, 7, 0))) == 7 and set(drawn(ids, 7, 0)) < set(ids.tolist())
+
+
+def test_patches_below_the_threshold_count_for_no_class(warehouse):
+    given = {"attribute": "colour", "classes": COLOURS, "templates": ("a {} shape",), "features": False}
+    rows, _ = run_of(warehouse, **given, threshold=0.6)
+    masked = [n for n in range(N) if (truths_of(warehouse, list(COLOURS), "colour")[n] != NOWHERE).any()]
+    chances = chances_of(warehouse, COLOURS, given["templates"])[0][masked].reshape(-1, 3)
+    n_patches = {
+        name: int(((chances.argmax(1) == c) & (chances.max(1) >= 0.6)).sum()) for c, name in enumerate(COLOURS)
+    }
+    found = dict(rows.select("class_name", "n_class_patches").iter_rows())
+    assert found == {name: n for name, n in n_patches.items() if n} and sum(found.values()) < len(chances)
+    one = segmented(warehouse, warehouse.picture(0), "here", Ask(COLOURS, threshold=0.99))
+    sure = chances_of(warehouse, COLOURS, ("a {}",))[0][0].max(axis=2) >= 0.99
+    assert sum(part.n_patches for part in one.parts) == sure.sum() < 64
+    with pytest.raises(UsageError, match="--threshold must be a number"):
+        segmented(warehouse, warehouse.picture(0), "here", Ask(COLOURS, threshold=float("nan")))
 
 
 def test_without_masks_only_contributions_are_found(warehouse, tmp_path):
@@ -185,6 +211,7 @@ def test_spaces_and_parameters_that_do_not_fit(warehouse):
         ("here", {"classes": ("red",), "templates": ("a shape",)}, "{}"),
         ("here", {"classes": ("red",), "background": ("red",)}, "twice"),
         ("here", {"threshold": 1.0}, "--threshold"),
+        ("here", {"threshold": float("nan")}, "--threshold"),
     ):
         with pytest.raises(UsageError, match=message) as caught:
             warehouse.analyze("segment", space, **parameters)
@@ -197,6 +224,13 @@ def test_pictures_that_are_gone_are_counted(tmp_path):
     (tmp_path / "world" / "images" / path.rsplit("/", 1)[-1]).unlink()
     _, notes = run_of(made, attribute="colour", classes=COLOURS)
     assert notes["n_unreadable"] == 1 and notes["miou_concepts"] > 0
+    assert notes["incomplete"] == "1 of 4 pictures could not be read"
+    for file in (tmp_path / "world" / "images").glob("*.png"):
+        file.unlink()
+    with pytest.raises(ModelError, match=r"4 of 4 pictures could not be read: .* so nothing was stored"):
+        made.analyze("segment", "here", attribute="colour", classes=COLOURS, force=True)
+    (run,) = [run for run in made.runs() if run.is_latest]
+    assert run.notes == notes, "the good result stays"
     made.close()
 
 
@@ -237,6 +271,7 @@ def test_the_command_says_what_the_encoder_does_not_see(run, tmp_path):
     wide_picture().save(tmp_path / "wide.png")
     found = run(str(tmp_path / "wide.png"), "--classes", "red,blue")
     assert "sees 32% of the picture; --windows" in found.stderr
+    assert found.stderr.endswith("name what is none of them with --background.\n")
     assert found.stdout.startswith("class") and "here:" in found.stdout and "%" in found.stdout
 
 
