@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from glasshouse.schema.errors import UsageError
 
 if TYPE_CHECKING:
     from glasshouse.plugins.analyzer import Analyzer
-    from glasshouse.plugins.runner import AnalysisReport
+    from glasshouse.plugins.runner import AnalysisReport, Runner
     from glasshouse.warehouse.results.records import Run
     from glasshouse.warehouse.warehouse import Progress
 
@@ -35,7 +35,7 @@ class AnalyzeGroup(click.Group):
 
 def _space_option(command: Any) -> Any:
     return click.option(
-        "--space", "spaces", multiple=True, metavar="NAME", help="The space; can be repeated. By default all of them."
+        "--space", "spaces", multiple=True, metavar="NAME", help="The space; can be repeated. By default all that fit."
     )(command)
 
 
@@ -90,23 +90,17 @@ def _command_of(name: str, analyzer: Analyzer[Any]) -> click.Command:
     def callback(
         spaces: tuple[str, ...], force: bool, dry_run: bool, as_json: bool, warehouse: str | None, **_: Any
     ) -> None:
-        from glasshouse.plugins.runner import chosen_spaces
-
         ctx = click.get_current_context()
         given = given_values(ctx, analyzer.parameters)
         opened = open_warehouse(warehouse)
-        names = chosen_spaces(opened, spaces)
         if dry_run:
-            for space in names:
-                click.echo(plugins_of(ctx).runner(opened).preview(name, space, given))
+            _preview(plugins_of(ctx).runner(opened), name, spaces, given)
             return
 
         def run(step: Callable[[str], Progress]) -> Iterable[AnalysisReport]:
-            runner = plugins_of(ctx).runner(opened, step)
-            for space in names:
-                yield from runner.run(name, space, given, force=force)
+            return plugins_of(ctx).runner(opened, step).run_on(name, spaces, given, force=force)
 
-        _run_and_report(run, as_json)
+        _run_and_report(run, as_json, left_out_is_a_result=False)
 
     wrapped = _space_option(_force_option(_dry_run_option(json_option(warehouse_option(callback)))))
     shared = list(reversed(wrapped.__click_params__))
@@ -120,12 +114,33 @@ def _command_of(name: str, analyzer: Analyzer[Any]) -> click.Command:
     )
 
 
+def _preview(runner: Runner, name: str, spaces: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Say what would be done on each space; of several that were not named, why some are left out."""
+    from glasshouse.plugins.runner import chosen_spaces
+
+    chosen = chosen_spaces(runner.warehouse, spaces)
+    n_left_out = 0
+    for space in chosen:
+        try:
+            click.echo(runner.preview(name, space, given))
+        except UsageError as error:
+            n_left_out += 1
+            if spaces or n_left_out == len(chosen):
+                raise
+            click.echo(f"{space}: {name}: left out: {error}", err=True)
+
+
 def _dry_run_option(command: Any) -> Any:
     return click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")(command)
 
 
-def _run_and_report(run: Callable[[Callable[[str], Progress]], Iterable[AnalysisReport]], as_json: bool) -> None:
-    """Run with a bar for each analysis, and print what came of it."""
+def _run_and_report(
+    run: Callable[[Callable[[str], Progress]], Iterable[AnalysisReport]],
+    as_json: bool,
+    *,
+    left_out_is_a_result: bool = True,
+) -> None:
+    """Run with a bar for each analysis, and print what came of it; what was left out may go to stderr."""
     from glasshouse.cli.progress import progress_bar
 
     reports: list[AnalysisReport] = []
@@ -139,7 +154,7 @@ def _run_and_report(run: Callable[[Callable[[str], Progress]], Iterable[Analysis
             reports.append(report)
             if not as_json:
                 bars.close()
-                click.echo(_line(report))
+                click.echo(_line(report), err=bool(report.left_out) and not left_out_is_a_result)
     if as_json:
         print_json([asdict(report) for report in reports])
     if any(report.failure for report in reports):

@@ -180,14 +180,8 @@ class Plugins:
         force: bool = False,
         step: Callable[[str], Progress] = lambda title: lambda done, total: None,
     ) -> list[AnalysisReport]:
-        """Run an analysis, and what it requires, on the named spaces or on all finished ones."""
-        from glasshouse.plugins.runner import chosen_spaces  # late, as in `runner`
-
-        runner = self.runner(warehouse, step)
-        reports: list[AnalysisReport] = []
-        for space in chosen_spaces(warehouse, spaces):
-            reports += runner.run(name, space, parameters, force=force)
-        return reports
+        """Run an analysis, and what it requires, on the named spaces or on all finished ones that it fits."""
+        return list(self.runner(warehouse, step).run_on(name, spaces, parameters, force=force))
 
     def prepare_connection(self, connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
         """Let every plugin add its SQL functions and macros to a reading connection."""

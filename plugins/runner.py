@@ -77,8 +77,42 @@ class Runner:
         analyzer = self.analyzers.get(name, "`glasshouse analyze --help` lists them.")
         parameters = parse_parameters(name, analyzer.parameters, given or {})
         for required in self._order(name)[:-1]:
-            yield from self._ensure(required, space)
+            try:
+                yield from self._ensure(required, space)
+            except UsageError as error:
+                raise UsageError(f"'{name}' reads the result of '{required}', which cannot be run: {error}") from error
         yield self._run_one(name, space, parameters, force=force)
+
+    def run_on(
+        self, name: str, spaces: Sequence[str], given: Mapping[str, Any] | None = None, *, force: bool = False
+    ) -> Iterator[AnalysisReport]:
+        """Run one analysis on the named spaces, or on every finished one that it fits.
+
+        Of spaces that were not named, those that it does not fit are left out and reported with their reason.
+
+        Raises:
+            UsageError: as `run`; without named spaces only where it fits none of them.
+            PluginError: as `run`.
+        """
+        chosen = chosen_spaces(self.warehouse, spaces)
+        if spaces or len(chosen) == 1:
+            for space in chosen:
+                yield from self.run(name, space, given, force=force)
+            return
+        # What is wrong with the request itself is wrong on every space.
+        parse_parameters(
+            name, self.analyzers.get(name, "`glasshouse analyze --help` lists them.").parameters, given or {}
+        )
+        reasons = []
+        for space in chosen:
+            try:
+                yield from self.run(name, space, given, force=force)
+            except UsageError as error:
+                reasons.append(str(error))
+                yield AnalysisReport(name, space, None, left_out=str(error))
+        if len(reasons) == len(chosen):
+            why = reasons[0] if len(set(reasons)) == 1 else f"'{name}' fits none of the spaces {', '.join(chosen)}."
+            raise UsageError(why)
 
     def preview(self, name: str, space: str, given: Mapping[str, Any] | None = None) -> str:
         """Say what a run would do, without doing it.

@@ -247,12 +247,13 @@ class Warehouse(WarehouseSearch):
 
         Args:
             name: of the analyzer; `glasshouse analyze --help` lists them.
-            *spaces: names of finished spaces; all of them when none is named.
+            *spaces: names of finished spaces; all of them that it fits when none is named.
             force: compute it although an identical result is there.
             **parameters: of the analyzer; those left out have their defaults.
 
         Returns:
-            A report for each analysis and space: its `run`, and whether it `is_new`. The rows are in the analyzer's
+            A report for each analysis and space: its `run`, and whether it `is_new`, or why a space that was not named
+            is `left_out`. The rows are in the analyzer's
             view: `warehouse.sql("FROM monosemanticity")`.
 
         Raises:

@@ -87,8 +87,8 @@ def require_patches(view: AnalysisView, name: str) -> None:
     """
     if view.grid is None:
         raise UsageError(
-            f"'{name}' needs patches, and the space '{view.space}' holds one vector per image. Extract one with "
-            "`glasshouse extract … --tokens patches`."
+            f"'{name}' needs patches, and the space '{view.space}' holds one vector per image. Name another with "
+            "--space, or extract one with `glasshouse extract … --tokens patches`."
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 from conftest import command as command_line
 from conftest import write_pictures
@@ -140,6 +141,26 @@ def test_a_failing_analyzer_is_named_and_leaves_nothing(analysed: Any, how: str,
     assert analysed.runs() == []
     with pytest.raises(UsageError, match="bad"):
         analysed.sql("FROM bad")
+
+
+def test_spaces_that_do_not_fit_are_left_out_unless_they_are_named(analysed: Any) -> None:
+    from kit.patch_space import make_patch_space
+
+    values = np.ones((30, 4, 3), dtype=np.float32)
+    values[:15, :, 1] = 0
+    with pytest.raises(UsageError, match="'impurity' needs patches, and the space 'x'"):
+        analysed.analyze("impurity")
+    make_patch_space(analysed, "w", values, (2, 2))
+    reports = analysed.analyze("cooccurrence")
+    assert [(report.space, report.run is None) for report in reports] == [("w", False), ("x", True)]
+    assert "the space 'x' holds one vector per image. Name another with --space" in reports[1].left_out
+    for space, words in (("x", r"^'hierarchy' reads the result of 'cooccurrence', which .* the space 'x'"), ("q", "q")):
+        with pytest.raises(UsageError, match=words):
+            analysed.analyze("hierarchy", space)
+    with pytest.raises(UsageError, match="'impurity' fits none of the spaces w, x"):
+        analysed.analyze("impurity")
+    with pytest.raises(UsageError, match="--cover"):
+        analysed.analyze("impurity", cover=-1)
 
 
 def test_wrong_requests_say_what_there_is(analysed: Any) -> None:

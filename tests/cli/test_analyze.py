@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import KIT
+from kit.patch_space import make_patch_space
 
 COUNTING_PLUGIN = KIT / "counting_plugin.py"
 
@@ -53,6 +55,17 @@ def test_what_is_done_and_what_is_left_out_is_said(run: Any) -> None:
     left_out = run("analyze", "bad", "--how", "impossible")
     assert left_out.returncode == 2
     assert left_out.stderr == "glasshouse: It needs something that is not there. Run `glasshouse add`.\n"
+
+
+def test_a_space_that_does_not_fit_is_named_on_stderr(run: Any, warehouse: Any) -> None:
+    make_patch_space(warehouse, "w", np.ones((30, 4, 2), dtype=np.float32), (2, 2))
+    warehouse.close()
+    done = run("analyze", "cooccurrence")
+    assert done.returncode == 0 and done.stdout.startswith("w: cooccurrence: ") and done.stdout.count("\n") == 1
+    assert done.stderr.startswith("x: cooccurrence: left out: 'cooccurrence' needs patches")
+    dry = run("analyze", "cooccurrence", "--dry-run")
+    assert dry.returncode == 0 and "'w'" in dry.stdout and "x: cooccurrence: left out" in dry.stderr
+    assert run("analyze", "cooccurrence", "--space", "x", "--dry-run").returncode == 2
 
 
 def test_wrong_words_say_what_to_type(run: Any) -> None:
