@@ -17,6 +17,8 @@ from kit.forking import Done, Driver
 from PIL import Image
 
 os.environ["GLASSHOUSE_NO_PLUGINS"] = "1"
+# Two test processes on two cores: threads that wait for each other lose more than they gain.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # The same examples in every run, so that a green main stays green; `HYPOTHESIS_PROFILE=explore` looks for new ones.

@@ -90,7 +90,8 @@ def test_truth_has_rows_of_every_measure(rows: list[Any]) -> None:
     truth = [row for row in rows if row.benchmark == "truth"]
     parts = {row.what.partition(",")[0].partition(":")[0] for row in truth}
     assert parts == {
-        "search", "search for images", "ratings", "labels", "soft_wpmi", "label_score", "monosemanticity"
+        "search", "search for images", "ratings", "labels", "soft_wpmi", "label_score", "names", "caption",
+        "monosemanticity", "probe", "ablate", "segment",
     }  # fmt: skip
     assert not [row for row in truth if "nan" in row.measured + row.against]
     assert all(row.met for row in truth if "places of" in row.what)

@@ -155,14 +155,21 @@ def test_one_address_that_nothing_reads_does_not_stop_the_others(filled: Path, g
     assert "the protocol 'nosuch' is unknown" in glasshouse("sql", "FROM failures").stdout
 
 
-def test_a_demo_never_shrinks(glasshouse: Any) -> None:
-    count = ("sql", "-w", "d.glasshouse", "SELECT count(DISTINCT image_id) AS n FROM image_labels", "--format", "csv")
-    assert glasshouse("demo", "--dir", "d.glasshouse", "--images", "40").returncode == 0
-    assert glasshouse("demo", "--dir", "d.glasshouse", "--images", "20").returncode == 0
-    assert glasshouse(*count).stdout == "n\n40\n"
-    assert glasshouse("demo", "--dir", "d.glasshouse", "--images", "50").returncode == 0
-    assert glasshouse(*count).stdout == "n\n50\n"
-    other = glasshouse("demo", "--dir", "d.glasshouse", "--seed", "1")
+def test_a_demo_never_shrinks(tmp_path: Path, glasshouse: Any) -> None:
+    """Stopped at once, before anything is extracted: worlds and tables are what counts here."""
+    from glasshouse.plugins.manager import Plugins
+    from glasshouse.plugins.starter.demo import build_demo
+
+    def n_images_of_demo(n_images: int) -> int:
+        report = build_demo(
+            tmp_path / "d.glasshouse", n_images, 0, Plugins(external=False), lambda name: lambda done, total: None,
+            stop=lambda: True,
+        )  # fmt: skip
+        assert report.stopped
+        return int(report.warehouse.sql("SELECT count(DISTINCT image_id) AS n FROM image_labels")["n"][0])
+
+    assert [n_images_of_demo(n) for n in (40, 20, 50)] == [40, 40, 50]
+    other = glasshouse("demo", "--dir", str(tmp_path / "d.glasshouse"), "--seed", "1")
     assert other.returncode == 2 and "made with --seed 0" in other.stderr
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from kit.hostile import HOSTILE_FILE
 from kit.pages import Page, check_only_text
 
 from glasshouse.schema.errors import UsageError
 from glasshouse.schema.plain import plain
+from glasshouse.warehouse.results.records import Request, ResultTable
+from glasshouse.warehouse.results.store import Outcome, commit_run
 from glasshouse.warehouse.showing.plain import escape, figure, shortened
 from glasshouse.warehouse.warehouse import Warehouse
 
@@ -154,3 +158,19 @@ def test_plain_and_escape() -> None:
     assert escape('<a href="x">\'&') == "&lt;a href=&quot;x&quot;&gt;&#x27;&amp;"
     assert shortened("abcdefghij", 10) == "abcdefghij"
     assert shortened("abcdefghijk", 7) == "ab…hijk"
+
+
+WIDE = pa.schema([("feature_id", pa.int32()), ("category", pa.string()), ("iou", pa.float64()), ("note", pa.string())])
+
+
+def test_of_an_analysis_with_many_rows_the_strongest_are_shown(bare: Warehouse) -> None:
+    rows = [{"feature_id": 0, "category": f"c{i}", "iou": i / 10, "note": None} for i in range(6)]
+    table = pa.Table.from_pylist(rows, schema=WIDE)
+    request = Request("wide", "1", "cls", {}, {})
+    outcome = Outcome(table, [], datetime(2026, 1, 1), 0.1, None, {})
+    commit_run(bare.layout, request, ResultTable("wide", WIDE, (), "iou"), outcome)
+    lines = [line for line in str(bare.feature("cls", 0)).splitlines() if "wide:" in line]
+    assert [line.strip() for line in lines] == [
+        "wide: category c5, iou 0.5", "wide: category c4, iou 0.4", "wide: category c3, iou 0.3",
+        "wide: 3 more rows, in SQL: FROM wide",
+    ]  # fmt: skip

@@ -37,11 +37,15 @@ class Outcome:
 
 def all_runs(catalogue: Catalogue) -> list[Run]:
     """Return every run, oldest first."""
-    with catalogue.reading() as connection:
-        rows = connection.execute(read_sql("queries/runs.sql")).fetchall()
-        living = _living(connection)
-    runs = [_run(row) for row in rows]
-    return [replace(run, is_latest=True) if run.run_id in living else run for run in runs]
+
+    def read() -> list[Run]:
+        with catalogue.reading() as connection:
+            rows = connection.execute(read_sql("queries/runs.sql")).fetchall()
+            living = _living(connection)
+        runs = [_run(row) for row in rows]
+        return [replace(run, is_latest=True) if run.run_id in living else run for run in runs]
+
+    return list(catalogue.remembered("runs", read))
 
 
 def _living(connection: duckdb.DuckDBPyConnection) -> set[int]:

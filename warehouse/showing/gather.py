@@ -80,6 +80,8 @@ def _results(warehouse: WarehouseReads, space: str, features: Sequence[int]) -> 
             if "feature_id" not in view.columns:
                 continue
             query = f"FROM {identifier(view.analyzer)} WHERE space = $space AND list_contains($features, feature_id)"
+            if view.strongest:
+                query += f" ORDER BY abs({identifier(view.strongest)}) DESC NULLS LAST"
             for row in rows_of(connection, query, values):
                 del row["space"]
                 rows = found[row.pop("feature_id")].setdefault(view.analyzer, [])

@@ -12,6 +12,9 @@ from glasshouse.warehouse.showing.plain import activation, figure, shortened
 KNOWN = ("labels", "label_score", "tiers", "monosemanticity", "uniqueness", "soft_wpmi", "correlation", "concepts")
 """Analyses that have lines of their own; all others are shown as their columns say."""
 
+N_ROWS_SHOWN = 3
+"""Rows that are shown of each of the others: the strongest, where the analysis says what that is."""
+
 _NOT_SHOWN = {"run_id", "stale"}
 _PATH_LENGTH = 70
 
@@ -43,7 +46,10 @@ def fact_lines(card: FeatureCard) -> list[str]:
         lines.append("soft-WPMI words: " + ", ".join(str(row.get("word")) for row in words))
     for analyzer, rows in card.results.items():
         if analyzer not in KNOWN:
-            lines += [f"{analyzer}: {columns_of(row)}" for row in rows]
+            lines += [f"{analyzer}: {columns_of(row)}" for row in rows[:N_ROWS_SHOWN]]
+            if len(rows) > N_ROWS_SHOWN:
+                more = len(rows) - N_ROWS_SHOWN
+                lines.append(f"{analyzer}: {more} more row{'' if more == 1 else 's'}, in SQL: FROM {analyzer}")
     if card.is_stale:
         stale = sorted(name for name, rows in card.results.items() if any(row.get("stale") for row in rows))
         lines.append(f"stale, what they read has changed since: {', '.join(stale)}")
@@ -63,8 +69,10 @@ def activity(card: FeatureCard) -> str:
 
 
 def columns_of(row: Mapping[str, Any]) -> str:
-    """Return the columns of a row of an analysis that nothing is known about."""
-    return ", ".join(f"{name} {figure(value)}" for name, value in row.items() if name not in _NOT_SHOWN)
+    """Return the columns of a row of an analysis that nothing is known about; empty ones are left out."""
+    return ", ".join(
+        f"{name} {figure(value)}" for name, value in row.items() if name not in _NOT_SHOWN and value is not None
+    )
 
 
 def _label_lines(card: FeatureCard) -> Iterator[str]:
