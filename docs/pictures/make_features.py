@@ -3,7 +3,8 @@
     python docs/pictures/make_features.py demo.glasshouse
 
 A row is a feature: its strongest images and, below each, where on the image it fires. Which feature stands for a value
-is decided by the world's truth (share of images with the value among its 30 strongest), which only this world has.
+is decided by the world's truth (share of images with the value among its 30 strongest), which only this world has; of
+equal ones by who is active on the fewest patches of an image, since some tell of a thing from elsewhere in the picture.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ WITH top AS (
 ),
 shown AS (SELECT DISTINCT image_id FROM image_labels WHERE attribute = $attribute AND value = $value)
 SELECT feature_id, avg((image_id IN (FROM shown))::INTEGER) AS purity, count(*) AS n
-FROM top WHERE place <= 30 GROUP BY feature_id HAVING n = 30 ORDER BY purity DESC, feature_id LIMIT 1
+FROM top JOIN features USING (feature_id) WHERE place <= 30 AND space = 'patches'
+GROUP BY feature_id HAVING n = 30 ORDER BY purity DESC, any_value(n_tokens / n_active), feature_id LIMIT 1
 """
 
 
