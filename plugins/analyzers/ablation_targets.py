@@ -91,8 +91,9 @@ def probe_scored(view: AnalysisView, attribute: str | None) -> Scored:
     # Late: fitting needs scikit-learn, which takes a second to import.
     from glasshouse.plugins.analyzers.embedding_choice import candidates
     from glasshouse.plugins.analyzers.probe_fit import fit
-    from glasshouse.plugins.analyzers.probe_targets import TRAIN, targets_of
+    from glasshouse.plugins.analyzers.probe_targets import targets_of
     from glasshouse.warehouse.results.store import latest_run
+    from glasshouse.warehouse.splits import TRAIN
 
     facets = {} if attribute is None else {"attribute": attribute}
     run = latest_run(view.warehouse.catalogue, "probe", view.space, facets)

@@ -16,8 +16,9 @@ from pydantic import Field
 from glasshouse.plugins.analyzer import Analyzer, Parameters, Rows
 from glasshouse.plugins.analyzers.embedding_choice import candidates
 from glasshouse.plugins.analyzers.probe_fit import GRID, Floats, Probe, Scores, fit, scores_on_test, shuffled
-from glasshouse.plugins.analyzers.probe_targets import TEST, TRAIN, VALIDATION, Targets, choose_attribute, targets_of
+from glasshouse.plugins.analyzers.probe_targets import Targets, choose_attribute, targets_of
 from glasshouse.schema.errors import unknown_name
+from glasshouse.warehouse.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     import scipy.sparse

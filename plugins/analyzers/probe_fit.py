@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from glasshouse.plugins.analyzers.probe_targets import TEST, TRAIN, VALIDATION, Bools, Ints, Targets
+from glasshouse.plugins.analyzers.probe_targets import Bools, Ints, Targets
+from glasshouse.warehouse.splits import TEST, TRAIN, VALIDATION
 
 Floats = npt.NDArray[np.floating]
 

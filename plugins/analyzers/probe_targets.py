@@ -1,33 +1,24 @@
 """What a probe learns: the classes of images by an attribute, and which images it may learn from.
 
-Owns the two choices that decide what an accuracy means: what the classes are, and how images are split.
+Owns what the classes are; how images are split is in `warehouse/splits.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from glasshouse.schema.errors import UsageError, unknown_name
 from glasshouse.schema.texts import read_sql
+from glasshouse.warehouse.splits import LEFT_OUT, TEST, TRAIN, VALIDATION, parts_of
 
 if TYPE_CHECKING:
     from glasshouse.plugins.view import AnalysisView
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.integer]
-
-TRAIN, VALIDATION, TEST, LEFT_OUT = range(4)
-_SPLIT_WORDS: Final[dict[str, int]] = {
-    "train": TRAIN, "training": TRAIN,
-    "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION,
-    "test": TEST, "testing": TEST,
-}  # fmt: skip
-_SHARES: Final = (0.7, 0.8)
-"""Without a split label: below the first train, below the second validation, the rest test."""
 
 
 class Targets(NamedTuple):
@@ -91,7 +82,9 @@ def targets_of(view: AnalysisView, attribute: str, min_images: int, seed: int) -
     image_n, row_r = np.unique(image_r[inside_r], return_inverse=True)
     true_nc = np.zeros((len(image_n), len(values)), dtype=bool)
     true_nc[row_r, class_r[inside_r]] = True
-    part_n, split = parts_of(view, image_n, seed)
+    query = "SELECT image_id, value FROM image_labels WHERE attribute = 'split'"
+    splits = {int(image): str(value) for image, value in zip(*view.sql(query).to_pydict().values(), strict=True)}
+    part_n, split = parts_of(splits, image_n, view.images()["sha256"].gather(image_n).to_list(), seed)
     n_train_c = true_nc[part_n == TRAIN].sum(axis=0)
     order = [int(c) for c in np.lexsort((values, -n_train_c)) if n_train_c[c] >= min_images]
     kept_n = (part_n != LEFT_OUT) & true_nc[:, order].any(axis=1)
@@ -116,33 +109,3 @@ def _check(targets: Targets, attribute: str, min_images: int) -> None:
                 f"No image with '{attribute}' is in the {name} part ({targets.split}). Add images, or labels "
                 "`split` with train, validation and test."
             )
-
-
-def parts_of(view: AnalysisView, image_n: Ints, seed: int) -> tuple[Ints, str]:
-    """Return the part of each image, and in words where it comes from.
-
-    The labels `split` decide where there are any. Where they name no test images, those of validation are the test,
-    and where they name no validation, an eighth of the training images is taken for it. Without labels, a hash of the
-    seed and the image's bytes decides: the same picture is in the same part whatever else is there.
-    """
-    query = "SELECT image_id, value FROM image_labels WHERE attribute = 'split'"
-    known = {int(image): str(value) for image, value in zip(*view.sql(query).to_pydict().values(), strict=True)}
-    share_n = _shares(view, image_n, seed)
-    if not any(value.lower() in _SPLIT_WORDS for value in known.values()):
-        return np.searchsorted(_SHARES, share_n, side="right"), "by a hash of each image and the seed"
-    part_n = np.array([_SPLIT_WORDS.get(known.get(int(image), "").lower(), LEFT_OUT) for image in image_n], dtype=int)
-    words = "by the labels `split`"
-    if not (part_n == TEST).any():
-        part_n[part_n == VALIDATION] = TEST
-        words += ", validation as test"
-    if not (part_n == VALIDATION).any():
-        part_n[(part_n == TRAIN) & (share_n < 1 / 8)] = VALIDATION
-        words += ", an eighth of train as validation"
-    return part_n, words
-
-
-def _shares(view: AnalysisView, image_n: Ints, seed: int) -> npt.NDArray[np.float64]:
-    """Return a number from 0 to 1 for each image, from its SHA-256 and the seed."""
-    hashes = view.images()["sha256"].gather(image_n).to_list()
-    numbers = (int(hashlib.sha256(f"{seed} {sha}".encode()).hexdigest()[:13], 16) for sha in hashes)
-    return np.array([number / 16**13 for number in numbers])

@@ -12,9 +12,10 @@ import pytest
 from conftest import write_pictures
 
 from glasshouse.plugins.analyzers.probe_fit import fit, scores_of, shuffled
-from glasshouse.plugins.analyzers.probe_targets import TEST, TRAIN, VALIDATION, Targets, targets_of
+from glasshouse.plugins.analyzers.probe_targets import Targets, targets_of
 from glasshouse.plugins.view import AnalysisView
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.splits import TEST, TRAIN, VALIDATION
 from glasshouse.warehouse.warehouse import Warehouse
 
 Array = np.ndarray[Any, Any]

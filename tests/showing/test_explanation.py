@@ -12,7 +12,7 @@ from PIL import Image
 
 from glasshouse.plugins.testing.fixtures import _built, small_warehouse  # noqa: F401
 from glasshouse.schema.errors import UsageError
-from glasshouse.warehouse.showing.explanation import explain
+from glasshouse.warehouse.showing.explanation import ROLES, explain
 from glasshouse.warehouse.showing.explanation_sheet import explanation_sheet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -74,6 +74,24 @@ def test_the_newest_probe_is_taken_and_a_stale_one_says_so(probed: Any, tmp_path
     file.write_text("image,attribute,value\nimages/000000.png,size,tiny\n")
     probed.add(labels=[file])
     assert explain(probed, 0).is_stale and "stale" in "".join(explain(probed, 0).head())
+    assert explain(probed, 0).role == "unknown", "the split may have changed"
+
+
+def test_how_good_the_probe_is_and_what_the_image_was_to_it(probed: Any) -> None:
+    from glasshouse.plugins.analyzers.probe_targets import targets_of
+    from glasshouse.plugins.view import AnalysisView
+
+    found = {image: explain(probed, image, "patches", "background_colour") for image in range(60)}
+    (run,) = [run for run in probed.runs() if run.run_id == found[0].run_id]
+    targets = targets_of(AnalysisView(probed, "patches"), "background_colour", 2, 0)
+    role_of = dict(zip(targets.image_n.tolist(), targets.part_n.tolist(), strict=True))
+    words = ("learned", "learned", "test")
+    expected = {image: words[role_of[image]] if image in role_of else "neither" for image in found}
+    assert {image: one.role for image, one in found.items()} == expected and {*expected.values()} >= {"learned", "test"}
+    quality = found[0].as_dict()["quality"]
+    assert quality == {name: run.notes[name] for name in quality} and len(quality) == 4
+    assert f"accuracy {run.notes['accuracy']:.3f} on {run.notes['n_test']} test images" in found[0].head()[2]
+    assert all(ROLES[one.role] in one.head() for one in found.values())
 
 
 def test_an_image_without_active_concepts_gets_the_most_frequent_class(probed: Any) -> None:

@@ -7,9 +7,11 @@ active on the image, and the weights in the result are all that is needed: nothi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from glasshouse.schema.errors import UsageError
@@ -18,6 +20,7 @@ from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.results.records import Run
 from glasshouse.warehouse.results.store import all_runs
 from glasshouse.warehouse.showing.gather import labels_of
+from glasshouse.warehouse.splits import TEST, TRAIN, VALIDATION, parts_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +44,37 @@ class Part:
         return self.contribution - self.contribution_runner_up
 
 
+class Quality(NamedTuple):
+    """How good a probe is on the images that it did not learn from.
+
+    Attributes:
+        n_test: test images.
+        accuracy: share of them whose class is right.
+        accuracy_majority: of always naming the most frequent class.
+        accuracy_shuffled: of a probe that learned from shuffled classes.
+    """
+
+    n_test: int
+    accuracy: float
+    accuracy_majority: float
+    accuracy_shuffled: float
+
+    def __str__(self) -> str:
+        return (
+            f"probe: accuracy {self.accuracy:.3f} on {self.n_test:,} test image{'' if self.n_test == 1 else 's'} "
+            f"(most frequent class {self.accuracy_majority:.3f}, shuffled classes {self.accuracy_shuffled:.3f})"
+        )
+
+
+ROLES = {
+    "learned": "this image is one of those that the probe has learned from",
+    "test": "this image is one of the test images",
+    "neither": "the probe has neither learned from this image nor been tested on it",
+    "unknown": "the probe may have learned from this image",
+}
+"""What an image was to a probe."""
+
+
 @dataclass(frozen=True)
 class Explanation:
     """One image's prediction.
@@ -58,6 +92,8 @@ class Explanation:
         true_classes: what the image is labelled with; empty where it is not.
         parts: every concept that is active and has a weight for one of the two, the largest |difference| first.
         has_maps: whether the space says where on the image a concept is.
+        quality: of the probe.
+        role: what the image was to the probe, one of `ROLES`; unknown where the probe is stale.
     """
 
     image_id: int
@@ -72,10 +108,13 @@ class Explanation:
     true_classes: list[str]
     parts: list[Part]
     has_maps: bool
+    quality: Quality
+    role: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain data that JSON can hold."""
-        return {**asdict(self), "parts": [{**asdict(part), "difference": part.difference} for part in self.parts]}
+        parts = [{**asdict(part), "difference": part.difference} for part in self.parts]
+        return {**asdict(self), "quality": self.quality._asdict(), "parts": parts}
 
     def head(self, path: str | None = None) -> list[str]:
         """Return what is said above the concepts, as lines; with another name of the image where one is given."""
@@ -84,6 +123,7 @@ class Explanation:
             f"{plain(path or self.path)} (image {self.image_id}): {self.attribute} {plain(self.predicted)}; {known}",
             f"logit {self._logit(self.predicted)}, before {plain(self.runner_up)} with {self._logit(self.runner_up)}",
         ]
+        lines += [str(self.quality), ROLES[self.role]]
         if not self.parts:
             lines.append("No concept with a weight for either is active: the class of most training images is named.")
         if self.is_stale:
@@ -118,7 +158,9 @@ def explain(
     # The order of the notes is that of the training images: sorting keeps it among equal logits.
     logits = {name: float(sums.get(name, 0.0)) for name in run.notes["classes"]}
     ranked = sorted(logits, key=lambda name: -logits[name])
-    names, classes = _known(warehouse, run, image_id, rows["feature_id"].unique().to_list())
+    labels = _labels(warehouse, run)
+    with warehouse.reading() as connection:
+        names = labels_of(connection, run.space, rows["feature_id"].unique().to_list())
     return Explanation(
         image_id,
         str(warehouse.images()["path"][image_id]),
@@ -129,9 +171,11 @@ def explain(
         ranked[0],
         ranked[1],
         {name: logits[name] for name in ranked},
-        classes,
+        [value for image, value in labels if image == image_id],
         _parts(rows, ranked[0], ranked[1], names),
         reader.grid is not None,
+        Quality(*(run.notes[name] for name in Quality._fields)),
+        _role(warehouse, run, image_id, labels),
     )
 
 
@@ -156,13 +200,28 @@ def probe_run(warehouse: WarehouseReads, space: str | None, attribute: str | Non
     )
 
 
-def _known(warehouse: WarehouseReads, run: Run, image_id: int, features: list[int]) -> tuple[dict[int, str], list[str]]:
-    """Return the features' names, and the classes with which the image is labelled."""
+def _labels(warehouse: WarehouseReads, run: Run) -> list[tuple[int, str]]:
+    """Return image and class of everything that is labelled with the attribute of a probe."""
     with warehouse.reading() as connection:
-        names = labels_of(connection, run.space, features)
         values = {"attribute": run.facets["attribute"]}
-        labels = connection.execute(read_sql("queries/probe_labels.sql"), values).fetchall()
-    return names, [str(value) for image, value in labels if image == image_id]
+        found = connection.execute(read_sql("queries/probe_labels.sql"), values).fetchall()
+    return [(int(image), str(value)) for image, value in found]
+
+
+def _role(warehouse: WarehouseReads, run: Run, image_id: int, labels: Sequence[tuple[int, str]]) -> str:
+    """Return what an image was to a probe: its images are parted again, by the rules by which they were."""
+    if run.is_stale:
+        return "unknown"
+    if not any(image == image_id and value in run.notes["classes"] for image, value in labels):
+        return "neither"
+    with warehouse.reading() as connection:
+        query = "SELECT image_id, value FROM image_labels WHERE attribute = 'split'"
+        splits = {int(image): str(value) for image, value in connection.execute(query).fetchall()}
+    image_n = np.intersect1d([image for image, _ in labels], warehouse.space(run.space).image_ids())
+    hash_n = warehouse.images()["sha256"].gather(image_n).to_list()
+    part_n, _ = parts_of(splits, image_n, hash_n, int(run.parameters["seed"]))
+    part = int(part_n[np.searchsorted(image_n, image_id)])
+    return {TRAIN: "learned", VALIDATION: "learned", TEST: "test"}.get(part, "neither")
 
 
 def _parts(rows: pl.DataFrame, first: str, second: str, names: dict[int, str]) -> list[Part]:
