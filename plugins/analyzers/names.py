@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
@@ -34,7 +35,6 @@ from glasshouse.schema.errors import UsageError, unknown_name
 from glasshouse.warehouse.results.store import latest_run
 
 if TYPE_CHECKING:
-    import polars as pl
     import scipy.sparse
 
     from glasshouse.plugins.view import AnalysisView
@@ -88,11 +88,12 @@ class Named(NamedTuple):
 class Names(Analyzer[NameParameters]):
     """Name features by words, and tell children from their parents and siblings.
 
-    Features without a vector, which are never active, have no name.
+    Features that are never active, and those without a vector, have no name.
     """
 
     summary: ClassVar[str] = "Names of patch features from a vocabulary, and what sets a child apart from its parent."
     parameters: ClassVar[type[Parameters]] = NameParameters
+    version: ClassVar[str] = "2"
     schema: ClassVar[pa.Schema] = SCHEMA
     requires: ClassVar[tuple[str, ...]] = ("cooccurrence",)
     facets: ClassVar[tuple[str, ...]] = ("method",)
@@ -131,7 +132,7 @@ class Names(Analyzer[NameParameters]):
         return parameters.model_copy(update=chosen)
 
     def run(self, view: AnalysisView, parameters: NameParameters) -> pa.Table:
-        """Name every feature that has a vector."""
+        """Name every feature that is ever active and has a vector."""
         basis = (decoder_basis(view) if parameters.vectors == "decoder" else None) or concept_basis(
             view, str(parameters.embedding)
         )
@@ -147,14 +148,30 @@ class Names(Analyzer[NameParameters]):
             features = np.flatnonzero(vectors_fe.any(axis=1))
             fits = words.fits(vectors_fe[features], parameters.n_next + 1)
             names = {int(f): Named(fit[0].word, fit[0], fit[1:]) for f, fit in zip(features, fits, strict=True)}
+        active = set(view.statistics().filter(pl.col("n_active") > 0)["feature_id"].to_list())
+        names = {feature: named for feature, named in names.items() if feature in active}
         apart = set_apart(basis, parents, names, words)
         view.note(source=basis.source, n_words=len(words.words), n_children=len(parents.of), n_apart=len(apart))
+        view.note(summary=headline(len(names), len(active), parameters.method, basis.source))
         n_family_f = np.diff(codes_ff.indptr)
         rows = [
             row_of(feature, named, names, apart, parents, int(n_family_f[feature]), parameters)
             for feature, named in sorted(names.items())
         ]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def headline(n_named: int, n_active: int, method: str, source: str) -> str:
+    """Return how many of the features that are ever active got a name; where none did, why."""
+    said = f"{n_named:,} of {n_active:,} active feature{'' if n_active == 1 else 's'} named"
+    if n_named:
+        return said
+    if not n_active:
+        return f"{said}: no feature is active on any image"
+    if method == "labels":
+        return f"{said}: none of them has a label"
+    what = "concept vectors are missing, or no other than the mean image" if source == "concepts" else "vectors are 0"
+    return f"{said}: their {what}"
 
 
 def vocabulary_of(view: AnalysisView, parameters: NameParameters) -> Words:

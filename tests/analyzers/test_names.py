@@ -16,6 +16,7 @@ from glasshouse.plugins.analyzers import name_words
 from glasshouse.plugins.analyzers.name_parents import Parents, differences, words_apart
 from glasshouse.plugins.analyzers.name_templates import TEMPLATE_SETS
 from glasshouse.plugins.analyzers.name_words import Words, embedded
+from glasshouse.plugins.analyzers.names import headline
 from glasshouse.schema.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -251,6 +252,13 @@ def test_blocks_change_nothing(warehouse: Any, words: str, monkeypatch: pytest.M
         assert row["score"] == pytest.approx(whole[feature]["score"], abs=1e-12)
 
 
+def test_how_many_got_a_name_is_said_and_why_none_did() -> None:
+    assert headline(8, 9, "plain", "concepts") == "8 of 9 active features named"
+    assert headline(0, 0, "published", "decoder").endswith("no feature is active on any image")
+    assert headline(0, 1, "labels", "concepts") == "0 of 1 active feature named: none of them has a label"
+    assert "no other than the mean image" in headline(0, 9, "published", "concepts")
+
+
 def test_equal_words_are_the_first_and_one_word_is_enough() -> None:
     axes_we = np.eye(3)[[0, 0, 1]]
     both = Words(["a", "b", "c"], ["x", "y"], np.stack([axes_we, axes_we]))
@@ -364,7 +372,7 @@ def test_decoder_rows_and_bias_are_decoded(
         raw.append(code_f)
     mean = np.mean([np.linalg.norm(code) for code in raw if code.any()])
     plain, published = rows_of(warehouse, words), rows_of(warehouse, words, method="published")
-    assert set(published) == {f for f in range(F) if raw[f].any()}
+    assert set(plain) == set(published) == {f for f in range(F) if raw[f].any()} == set(range(F)) - {4}, "4 is silent"
     for feature, row in published.items():
         decoded_e = 1.33 * mean * unit(raw[feature]) @ basis.rows_fe + basis.bias_e
         assert (row["template_set"], row["name"], pytest.approx(row["score"], abs=1e-6)) == best(decoded_e, texts)
