@@ -122,8 +122,11 @@ class WarehouseReads:
             UsageError: no image or several fit.
         """
         if isinstance(image, int):
-            if not 0 <= image < self.images().height:
-                raise UsageError(f"There is no image {image}: they run from 0 to {self.images().height - 1}.")
+            n_images = self.images().height
+            if not n_images:
+                raise UsageError("The warehouse has no images yet. Add some with `glasshouse add FOLDER`.")
+            if not 0 <= image < n_images:
+                raise UsageError(f"There is no image {image}: they run from 0 to {n_images - 1}.")
             return image
         with self.catalogue.reading() as connection:
             rows = connection.execute(read_sql("queries/find_image.sql"), {"name": str(image)}).fetchall()

@@ -23,6 +23,14 @@ def test_the_picture_is_the_file(warehouse: Warehouse, pictures: Path) -> None:
         warehouse.picture(30)
 
 
+def test_an_empty_warehouse_says_what_to_do(tmp_path: Path) -> None:
+    with (
+        Warehouse.create(tmp_path / "empty.glasshouse") as empty,
+        pytest.raises(UsageError, match=r"has no images yet. Add some with `glasshouse add FOLDER`"),
+    ):
+        empty.picture(0)
+
+
 def test_a_member_of_a_tar(warehouse: Warehouse, tmp_path: Path) -> None:
     (path,) = write_pictures(tmp_path / "more", 1, first=500)
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
