@@ -17,11 +17,16 @@ def replacing(file: Path) -> Iterator[Path]:
     kill the temporary, `.NAME.tmp-…`, stays behind.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; named `file`.
     """
     temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}-{threading.get_ident()}")
     try:
         yield temporary
         temporary.replace(file)
+    except OSError as error:
+        # A full disk or a limit on files names none, and nobody knows the temporary's name.
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -151,6 +151,7 @@ def write(file: Path, tensors: Mapping[str, Any], description: SaeDescription | 
 
     Raises:
         ModelError: the description or the tensors do not fit, so the file could not be loaded.
+        OSError: it cannot be written.
     """
     import safetensors.torch  # late: it takes a second to import
 
@@ -165,7 +166,8 @@ def write(file: Path, tensors: Mapping[str, Any], description: SaeDescription | 
         )
     _check_format(description, tensors, file)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(contiguous, str(file), {METADATA_KEY: description.model_dump_json()})
+    # As bytes: the library's own file would be readable for its owner alone, and a full disk its own kind of error.
+    file.write_bytes(safetensors.torch.save(contiguous, {METADATA_KEY: description.model_dump_json()}))
 
 
 def _description(text: str, file: Path) -> SaeDescription:

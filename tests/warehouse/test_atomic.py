@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def test_an_error_leaves_the_old_content_and_nothing_beside_it(tmp_path: Path) -
         raise KeyboardInterrupt
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_error_of_the_system_names_the_file_itself(tmp_path: Path) -> None:
+    """A limit on the size of files names none; a folder that is not there names the temporary."""
+    with pytest.raises(OSError, match="too large") as caught, replacing(tmp_path / "f.txt"):
+        raise OSError(errno.EFBIG, "File too large")
+    assert caught.value.filename == str(tmp_path / "f.txt")
+    with pytest.raises(FileNotFoundError) as missing, replacing(tmp_path / "gone" / "f.txt") as temporary:
+        temporary.write_text("new")
+    assert missing.value.filename == str(tmp_path / "gone" / "f.txt")
+    with pytest.raises(FileNotFoundError) as other, replacing(tmp_path / "f.txt"):
+        (tmp_path / "other").read_text()
+    assert other.value.filename == str(tmp_path / "other")
 
 
 def test_what_is_remembered_of_the_catalogue_is_read_anew_when_it_changes(tmp_path: Path) -> None:
