@@ -119,7 +119,9 @@ def load(name: str, device: str) -> HookedEncoder:
     options = options_of(rest, f"dinoised:{name}")
     file = Path(options.checkpoint or "").expanduser().resolve()
     if options.checkpoint is not None and not file.is_file():  # said before a CLIP is fetched
-        raise ModelError(f"There is no checkpoint {file}. {CHECKPOINT_PLACE}")
+        is_preset = file == Path(CFM_FOLDER, "last.pt").resolve()
+        advice = CHECKPOINT_PLACE if is_preset else "checkpoint= is the path of a file of CLIP-DINOiser, e.g. last.pt."
+        raise ModelError(f"There is no checkpoint {file}. {advice}")
     clip = _load_part(clip_spec, device)
     end = "" if options.size is None else f",size={options.size}"
     if options.affinity is None:

@@ -339,6 +339,9 @@ def test_the_preset_cfm_reads_its_files_from_one_folder(tmp_path, monkeypatch, c
     preset = plugins.presets.get("cfm")
     with pytest.raises(ModelError, match=r"There is no checkpoint .*cfm/last.pt. The preset cfm reads") as caught:
         plugins.load_encoder(preset.encoder)
+    with pytest.raises(ModelError, match=r"There is no checkpoint .*/no.pt. checkpoint= is the path") as other:
+        plugins.load_encoder("dinoised:open_clip:ViT-B-16/openai#checkpoint=no.pt")
+    assert "preset" not in str(other.value).partition("no.pt. ")[2]
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"There is no folder ./cfm/sae.*config.json and ae.pt"):
         plugins.load_sae(preset.spaces[0].sae)
