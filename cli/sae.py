@@ -80,11 +80,11 @@ def inspect(
 
 @sae.command()
 @click.argument("spec", metavar="SPEC")
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=click.Path())
 @click.option("--encoder", metavar="SPEC", help="The encoder it was trained on, to be written beside it.")
 @click.option("--hook", metavar="HOOK", help="The hook point it was trained on. [what the checkpoint says]")
 @click.option("--tokens", metavar="POLICY", help="The tokens it was trained on. [what the checkpoint says]")
-def convert(spec: str, folder: Path, encoder: str | None, hook: str | None, tokens: str | None) -> None:
+def convert(spec: str, folder: str, encoder: str | None, hook: str | None, tokens: str | None) -> None:
     """Write an SAE of any format as FOLDER/sae.safetensors, glasshouse's own, and compare the two.
 
     Example: glasshouse sae convert saelens:downloads/layer_8 sae-layer-8 --hook blocks.8.resid_post
@@ -95,8 +95,10 @@ def convert(spec: str, folder: Path, encoder: str | None, hook: str | None, toke
 
     if tokens is not None and tokens not in TOKEN_POLICIES:
         raise unknown_name("token policy", tokens, TOKEN_POLICIES)
+    if not folder.strip():
+        raise UsageError("FOLDER is empty. Name a folder, e.g. sae-mine.")
     loaded = in_common_form(plugins_of(click.get_current_context()).load_sae(spec, "cpu"))
-    done = write(loaded, folder, hook=hook, tokens=tokens, encoder=encoder)
+    done = write(loaded, Path(folder), hook=hook, tokens=tokens, encoder=encoder)
     click.echo(
         f"{done.file}: gives the same {count(done.n_codes, 'code')} and reconstructions as {loaded.spec} on "
         f"{count(done.n_vectors, 'random vector')}."

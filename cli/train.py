@@ -19,6 +19,7 @@ from glasshouse.cli.options import (
 )
 from glasshouse.cli.printing import count, print_json, print_table
 from glasshouse.cli.progress import polite_stop, progress_bar
+from glasshouse.schema.errors import UsageError
 
 if TYPE_CHECKING:
     from glasshouse.plugins.training.request import Report
@@ -33,17 +34,17 @@ MOST_LINES = 10
 @click.option("--hook", required=True, metavar="HOOK", help="Hook point, e.g. blocks.8.resid_post.")
 @click.option("--tokens", default="cls", show_default=True, metavar="POLICY", help="cls, patches, mean, max or sum.")
 @click.option("--features", "n_features", required=True, type=click.IntRange(1), help="Size of the dictionary.")
-@click.option("--out", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the result.")
+@click.option("--out", "folder", required=True, type=click.Path(), help="Folder of the result.")
 @click.option("--kind", default="batchtopk", show_default=True, metavar="KIND", help="topk, batchtopk or matryoshka.")
 @click.option("--prefixes", metavar="LIST", help="Matryoshka: sizes 64,512,4096 or shares of groups .1,.3,.6.")
-@click.option("--l0", default=12, show_default=True, type=click.IntRange(1), help="Active features for each vector.")
+@click.option("--l0", type=click.IntRange(1), help="Active features for each vector. [12; features/4 if that is less]")
 @click.option(
     "--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the images. [3, in 2,000 steps at least]"
 )
 @click.option("--steps", type=click.IntRange(1), help="Steps of the optimizer, instead of --epochs.")
 @click.option("--batch", type=click.IntRange(1), help="Vectors a step. [4096 of patches, else 1024]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="The highest. [2e-4·√(16384/features)]")
-@click.option("--held-out", default=0.05, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
+@click.option("--held-out", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True),
               help="Share of the images to measure on, never trained on.")  # fmt: skip
 @click.option("--buffer", default=1024, show_default=True, type=click.IntRange(1), help="MiB of memory for vectors.")
 @click.option("--disk", default=16_384, show_default=True, type=click.IntRange(1),
@@ -56,7 +57,7 @@ MOST_LINES = 10
 @warehouse_option
 def train(
     encoder: str,
-    folder: Path,
+    folder: str,
     device: str,
     as_json: bool,
     warehouse: str | None,
@@ -73,20 +74,26 @@ def train(
     from glasshouse.plugins.training.request import Request
     from glasshouse.plugins.training.train import train as run
 
+    if not folder.strip():
+        raise UsageError("--out is empty. Name a folder, e.g. --out sae-mine.")
     opened = open_warehouse(warehouse)
     request = Request(**options)
     loaded = plugins_of(click.get_current_context()).load_encoder(encoder, chosen_device(device))
     with polite_stop(STOPPING) as stop:
-        report = run(opened.layout, loaded, request, folder, stop=stop, bar=progress_bar)
+        report = run(opened.layout, loaded, request, Path(folder), stop=stop, bar=progress_bar, warn=_warn)
     if as_json:
         print_json(report.as_dict())
     else:
-        _print(report, folder)
+        _print(report, Path(folder))
     if report.file is None:
         click.echo(
             f"Stopped at step {report.step:,} of {report.steps:,}. Run the same command again to go on.", err=True
         )
         raise click.exceptions.Exit(EXIT_STOPPED)
+
+
+def _warn(words: str) -> None:
+    click.echo(words, err=True)
 
 
 def _print(report: Report, folder: Path) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from glasshouse.plugins.saes import own_format
 from glasshouse.plugins.saes.common import CommonSae
+from glasshouse.plugins.saes.result_folder import check_folder
 from glasshouse.schema.errors import ModelError, UsageError
+from glasshouse.warehouse.atomic import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -39,20 +41,17 @@ def convert(
         encoder: spec of the encoder, likewise.
 
     Raises:
-        UsageError: the folder holds one already.
+        UsageError: the folder holds one already, is a file, or lies within a warehouse.
         ModelError: what was written does not read as the same SAE; nothing is left then.
     """
+    check_folder(folder)
     file = folder / own_format.FILE_NAME
     if file.exists():
         raise UsageError(f"{file} exists. Choose another folder, or remove it first.")
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{own_format.FILE_NAME}.part"
-    try:
+    with replacing(file) as part:
         own_format.write(part, _tensors(sae), _description(sae, hook, tokens, encoder))
         n_codes = _compare(sae, own_format.load(part, sae.device, str(file)), file)
-        part.rename(file)
-    finally:
-        part.unlink(missing_ok=True)
     return Conversion(file, N_VECTORS, n_codes)
 
 

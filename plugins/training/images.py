@@ -48,8 +48,9 @@ def split_images(images: Sequence[StoredImage], share: float, seed: int) -> Spli
 
 
 def data_fingerprint(images: Sequence[StoredImage]) -> str:
-    """SHA-256 (hex) over the images' own hashes, in their order."""
-    return hashlib.sha256("".join(image.sha256 for image in images).encode()).hexdigest()
+    """SHA-256 (hex) over the images' own hashes, in the order of image_id: another split is of the same images."""
+    ordered = sorted(images, key=lambda image: image.image_id)
+    return hashlib.sha256("".join(image.sha256 for image in ordered).encode()).hexdigest()
 
 
 class Reader:

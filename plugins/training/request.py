@@ -11,6 +11,11 @@ from glasshouse.plugins.training.trainer import CHECKPOINT_EVERY
 DEFAULT_L0 = 12
 
 
+def default_l0(n_features: int) -> int:
+    """Return 12, or a quarter of the features where that is less: a small dictionary is sparse too."""
+    return min(DEFAULT_L0, max(1, n_features // 4))
+
+
 @dataclass(frozen=True)
 class Request:
     """What is asked for. None leaves the choice to the defaults in docs/training.md.
@@ -21,7 +26,7 @@ class Request:
         n_features: F.
         kind: `topk`, `batchtopk` or `matryoshka`.
         prefixes: of a Matryoshka dictionary; see `parse_prefixes`.
-        l0: k, active features for each vector.
+        l0: k, active features for each vector; None for 12, or a quarter of F where that is less.
         steps: optimizer steps.
         epochs: passes over the images, instead of steps.
         batch: vectors a step.
@@ -40,7 +45,7 @@ class Request:
     n_features: int
     kind: str = "batchtopk"
     prefixes: str | None = None
-    l0: int = DEFAULT_L0
+    l0: int | None = None
     steps: int | None = None
     epochs: float | None = None
     batch: int | None = None

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from glasshouse.warehouse.layout import Layout
 
 LOCK_SECONDS = 1.0
+FEW_HELD_OUT = 10
+"""Fewer held-out images than these are said to be few."""
 
 ProgressBar = Callable[[str, str], AbstractContextManager[Progress]]
 
@@ -42,6 +44,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     bar: ProgressBar = lambda words, unit: nullcontext(lambda done, total: None),
     report: Callable[[dict[str, Any]], None] = lambda point: None,
+    warn: Callable[[str], None] = lambda words: None,
 ) -> Report:
     """Train a dictionary on a warehouse's images; go on where a run before was interrupted.
 
@@ -53,6 +56,7 @@ def train(
         stop: asked after every step; True ends the run with a checkpoint.
         bar: gives a progress bar for a phase and its unit.
         report: told of every measurement.
+        warn: told what is allowed and says little.
 
     Raises:
         UsageError: what is asked for does not fit, or the folder holds another training.
@@ -61,10 +65,17 @@ def train(
         WarehouseError: the disk has no room for the buffer.
     """
     job = prepared(layout, encoder, request, folder)
+    if len(job.held_out) < FEW_HELD_OUT:
+        images = "1 image is" if len(job.held_out) == 1 else f"{len(job.held_out)} images are"
+        warn(f"Only {images} held out of {len(job.training) + len(job.held_out):,}: the figures will say little.")
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive([folder / "training.lock"], LOCK_SECONDS):
-        done = _finished_before(job)
-        return done if done is not None else _run(job, stop, bar, report)
+        try:
+            done = _finished_before(job)
+            return done if done is not None else _run(job, stop, bar, report)
+        finally:
+            # Who holds the lock: a process and its command line, which nobody needs beside the result.
+            (folder / "training.holder").unlink(missing_ok=True)
 
 
 def _finished_before(job: Job) -> Report | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from glasshouse.plugins.saes import local, own_format
 from glasshouse.plugins.saes.common import CommonSae
 from glasshouse.plugins.saes.convert import convert
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.catalogue import CATALOGUE_FILE
 
 FORMS = {
     "relu": {},
@@ -73,3 +76,24 @@ def test_what_the_file_said_is_carried_on(tmp_path, make_form):
     assert description.training["converted_from"]["spec"] == "first"
     assert (description.self_test, description.encoder_weights_sha256) == ({"l0": 3.0}, "ab")
     assert (description.hook, description.encoder) == ("blocks.3.resid_post", "starter:clip")
+
+
+def test_files_and_warehouses_are_no_folders_to_write_into(tmp_path, make_form):
+    sae = CommonSae("spec", make_form(6, 20), about={"format": "X"})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file is a file, and a folder is needed"):
+        convert(sae, tmp_path / "file")
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue" / CATALOGUE_FILE).write_text("")
+    with pytest.raises(UsageError, match="lies within the warehouse"):
+        convert(sae, tmp_path / "catalogue" / "sae")
+
+
+def test_the_file_is_as_readable_as_any_other(tmp_path, make_form):
+    previous = os.umask(0o022)
+    try:
+        done = convert(CommonSae("spec", make_form(6, 20), about={"format": "X"}), tmp_path / "sae")
+    finally:
+        os.umask(previous)
+    assert done.file.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in (tmp_path / "sae").iterdir()] == ["sae.safetensors"]

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import TOY_PLUGIN, command, write_pictures
 from kit.forking import Done, Driver
 
+from glasshouse.cli.main import cli
 from glasshouse.plugins.manager import Plugins
 from glasshouse.plugins.saes import own_format
 from glasshouse.plugins.training import checkpoint as checkpoints
+from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.warehouse import Warehouse
 
 WORDS = ["train", "--encoder", "toy:0", "--hook", "blocks.0.resid_post", "--tokens", "patches", "--features", "64",
@@ -173,3 +176,15 @@ def test_a_full_disk_keeps_the_checkpoint_before(prepared: Path, tmp_path: Path)
     without_limit = subprocess.run([*command(), *words], capture_output=True, text=True, timeout=120)
     assert without_limit.returncode == 0, without_limit.stderr
     assert "Went on from step 0." in without_limit.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", *WORDS[1:], "--out", ""], "--out is empty"),
+        (["sae", "convert", "starter:sae-cls", ""], "FOLDER is empty"),
+    ],
+)
+def test_a_folder_without_a_name_is_not_the_current_one(words: list[str], message: str) -> None:
+    found = CliRunner().invoke(cli, words)
+    assert isinstance(found.exception, UsageError) and message in str(found.exception)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import numpy as np
 import pytest
 from conftest import write_pictures
 
+from glasshouse.plugins.saes import own_format
 from glasshouse.plugins.saes.neurons import Neurons
-from glasshouse.plugins.training.images import ImageRows, Reader, held_out_rows, split_images
+from glasshouse.plugins.training.checks import check_memory
+from glasshouse.plugins.training.images import ImageRows, Reader, data_fingerprint, held_out_rows, split_images
 from glasshouse.plugins.training.request import Report, Request
 from glasshouse.plugins.training.train import train
 from glasshouse.schema.errors import ModelError, UsageError
 from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.extraction.loading import StoredImage, stored_images
 from glasshouse.warehouse.extraction.targets import SpaceRequest, resolve_space
+from glasshouse.warehouse.warehouse import Warehouse
 
 HOOK = "blocks.0.resid_post"
 
@@ -184,11 +189,84 @@ def test_what_does_not_fit_is_said_before_anything_is_read(warehouse: Any, tmp_p
         ({"prefixes": "8,32"}, "--prefixes are for --kind matryoshka"),
         ({"l0": 33}, "--l0 must be between 1 and the 32 features"),
         ({"epochs": 2.0}, "Give --steps or --epochs, not both"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be a number above zero, not nan"),
+        ({"learning_rate": float("inf")}, "--learning-rate must be a number above zero, not inf"),
+        ({"steps": None, "epochs": float("nan")}, "--epochs must be a number above zero, not nan"),
+        ({"steps": None, "epochs": 1e308}, r"--epochs 1e\+308 is too many"),
+        ({"held_out": float("nan")}, "--held-out is the share .* not nan"),
+        ({"held_out": 0.999}, "--held-out is the share .* at most 0.5, not 0.999"),
         ({"batch": 500}, "A batch of 500 vectors is too large for 384 of them"),
     ):
         with pytest.raises(UsageError, match=words):
             ask(warehouse, toy, tmp_path / "sae", **options)
+    for n_features in (10**9, 10**400):
+        with pytest.raises(
+            UsageError, match=r"features of 24 numbers need [\d,.]+ GiB of memory .* there are [\d,.]+ GiB"
+        ):
+            train(warehouse.layout, toy, Request(HOOK, "patches", n_features, batch=32), tmp_path / "sae")
     with pytest.raises(UsageError, match="no token policy 'patch'"):
         train(warehouse.layout, toy, Request(HOOK, "patch", 32), tmp_path / "sae")
     with pytest.raises(UsageError, match=r"no hook point 'blocks\.7'"):
         train(warehouse.layout, toy, Request("blocks.7", "cls", 32), tmp_path / "sae")
+
+
+def test_a_folder_of_a_warehouse_or_a_file_is_refused(warehouse: Any, tmp_path: Path, toy: Any) -> None:
+    before = sorted(warehouse.root.rglob("*"))
+    for folder in (warehouse.root, warehouse.root / "spaces" / "sae", warehouse.root / "new" / ".." / "sae"):
+        with pytest.raises(UsageError, match=r"lies within the warehouse .* Name a folder beside it"):
+            ask(warehouse, toy, folder)
+    assert sorted(warehouse.root.rglob("*")) == before
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "sae"):
+        with pytest.raises(UsageError, match="file is a file, and a folder is needed"):
+            ask(warehouse, toy, folder)
+
+
+def test_few_held_out_images_are_said(warehouse: Any, tmp_path: Path, toy: Any) -> None:
+    said: list[str] = []
+    request = Request(HOOK, "cls", 8, steps=2, batch=4, held_out=1e-9)
+    train(warehouse.layout, toy, request, tmp_path / "one", warn=said.append)
+    assert said == ["Only 1 image is held out of 30: the figures will say little."]
+    train(warehouse.layout, toy, replace(request, held_out=0.4), tmp_path / "more", warn=said.append)
+    assert len(said) == 1, "twelve are enough"
+
+
+def test_only_what_was_changed_is_named(warehouse: Any, tmp_path: Path, toy: Any) -> None:
+    ask(warehouse, toy, tmp_path / "sae", steps=2)
+    with pytest.raises(UsageError, match=r"is of another training: seed 0 there and 3 here. Give"):
+        ask(warehouse, toy, tmp_path / "sae", steps=2, seed=3)
+    with pytest.raises(UsageError, match=r"is of another training: held-out 0.2 there and 0.3 here. Give"):
+        ask(warehouse, toy, tmp_path / "sae", steps=2, held_out=0.3)
+    images = all_images(warehouse)
+    assert data_fingerprint(images) == data_fingerprint(images[::-1]) != data_fingerprint(images[1:])
+
+
+def test_what_a_training_leaves_is_readable_for_others_and_names_no_process(
+    warehouse: Any, tmp_path: Path, toy: Any
+) -> None:
+    previous = os.umask(0o022)
+    try:
+        report = train(warehouse.layout, toy, Request(HOOK, "cls", 8, steps=2, batch=4), tmp_path / "sae")
+    finally:
+        os.umask(previous)
+    assert report.file is not None and report.file.stat().st_mode & 0o777 == 0o644
+    assert not (tmp_path / "sae" / "training.holder").exists()
+    description, _ = own_format.read(report.file)
+    assert description.k == 2, "a quarter of 8 features, where none is asked for"
+
+
+def test_one_image_is_too_few(tmp_path: Path, pictures: Path, toy: Any, plugins: Any) -> None:
+    alone = Warehouse.create(tmp_path / "alone.glasshouse", plugins)
+    with pytest.raises(UsageError, match=r"alone.glasshouse has no images; one is held out"):
+        ask(alone, toy, tmp_path / "sae")
+    alone.add([sorted(pictures.iterdir())[0]])
+    with pytest.raises(UsageError, match=r"alone.glasshouse has 1 image; one is held out"):
+        ask(alone, toy, tmp_path / "sae")
+    alone.close()
+
+
+def test_memory_is_counted_in_weights_gradients_moments_and_codes() -> None:
+    needed = 4 * (8 * 1000 * 64 + 128 * 1000)
+    check_memory(1000, 64, 128, available=needed)
+    with pytest.raises(UsageError, match="1,000 features of 64 numbers"):
+        check_memory(1000, 64, 128, available=needed - 1)
