@@ -45,6 +45,6 @@ def caption(image: str, space: str | None, k: int, png: Path | None, as_json: bo
         return
     click.echo(found.sentence)
     if found.concepts:
-        rows = [(f"{found.space}:{c.feature_id}", c.name, c.region, c.share, c.strength) for c in found.concepts]
+        rows = [(f"{found.space}:{c.feature_id}", c.short_name, c.region, c.share, c.strength) for c in found.concepts]
         click.echo()
         print_table(("feature", "name", "where", "share", "strength"), rows, numeric=("share", "strength"))

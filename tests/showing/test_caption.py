@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from kit.patch_space import make_patch_space
 
 from glasshouse.schema.errors import UsageError
 from glasshouse.schema.plain import plain
-from glasshouse.warehouse.showing.caption import ancestors, listed
-from glasshouse.warehouse.showing.caption_picture import caption_picture
-from glasshouse.warehouse.showing.caption_places import region_of
+from glasshouse.warehouse.showing.caption import LONGEST, ancestors, listed
+from glasshouse.warehouse.showing.caption_picture import caption_picture, free_tag
+from glasshouse.warehouse.showing.caption_places import is_place, region_of
 from glasshouse.warehouse.warehouse import Warehouse
 
 Array = np.ndarray[Any, Any]
-NAMES = {0: "shape", 1: "star", 2: "red", 3: "grid", 4: "Star", 5: "far", 6: HOSTILE, 7: "weak"}
+NAMES = {0: "shape", 1: "star", 2: "red", 3: "grid", 4: "Star", 5: "far", 6: HOSTILE, 7: "weak", 8: "Top-left"}
 PARENTS = {1: 0, 4: 0}
 
 
@@ -128,8 +129,34 @@ def test_what_cannot_be_captioned_is_said(named: Any) -> None:
 
 
 def test_names_stand_for_labels_in_cards_and_hits(named: Any) -> None:
-    assert named.feature("s", 2).label == "red" and named.feature("s", 8).label is None
+    assert named.feature("s", 2).label == "red" and named.feature("s", 7).label == "weak"
     assert [f.label for f in named.image(1).features["s"] if f.feature_id == 3] == ["grid"]
+
+
+def test_a_place_is_no_concept() -> None:
+    places = ("bottom left", "Top-Right", "in the centre", "on the left", "at the top", "center")
+    assert all(is_place(name) for name in places)
+    assert not any(is_place(name) for name in ("left hand", "laptop", "red", "", "the", "bottom left corner shop"))
+    assert all(is_place(region_of(x, y)) for x in (0.1, 0.5, 0.9) for y in (0.1, 0.5, 0.9))
+
+
+def test_long_names_are_shortened_where_people_read(named: Any) -> None:
+    caption = named.caption(0, "s", 10)
+    long = replace(
+        caption, concepts=[replace(concept, name=f"{concept.name} {'x' * 300}") for concept in caption.concepts]
+    )
+    assert len(long.sentence) < 600 and all(len(concept.short_name) == LONGEST for concept in long.concepts)
+    assert len(long.as_dict()["concepts"][0]["name"]) == 305
+    assert caption_picture(long, named.picture(0)).width < 1200
+
+
+def test_numbers_of_boxes_do_not_lie_on_each_other() -> None:
+    tags: list[Any] = []
+    for corner in [(10, 10)] * 8 + [(12, 12), (90, 90), (90, 90)]:
+        tags.append(free_tag(corner, (19, 20), tags, (100, 200)))
+    cells = [{(x, y) for x in range(t[0], t[2] + 1) for y in range(t[1], t[3] + 1)} for t in tags]
+    assert sum(map(len, cells)) == len(set.union(*cells)) and tags[0] == (10, 10, 29, 30)
+    assert free_tag((0, 0), (19, 20), [(0, 0, 500, 500)], (100, 100)) == (0, 0, 19, 20), "no room"
 
 
 def test_words() -> None:

@@ -24,11 +24,10 @@ def test_the_picture_is_the_file(warehouse: Warehouse, pictures: Path) -> None:
 
 
 def test_an_empty_warehouse_says_what_to_do(tmp_path: Path) -> None:
-    with (
-        Warehouse.create(tmp_path / "empty.glasshouse") as empty,
-        pytest.raises(UsageError, match=r"has no images yet. Add some with `glasshouse add FOLDER`"),
-    ):
+    empty = Warehouse.create(tmp_path / "empty.glasshouse")
+    with pytest.raises(UsageError, match=r"has no images yet. Add some with `glasshouse add FOLDER`"):
         empty.picture(0)
+    empty.close()
 
 
 def test_a_member_of_a_tar(warehouse: Warehouse, tmp_path: Path) -> None:

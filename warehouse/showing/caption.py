@@ -16,9 +16,10 @@ from glasshouse.schema.errors import UsageError, unknown_name
 from glasshouse.schema.plain import plain
 from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.results.store import latest_run
-from glasshouse.warehouse.showing.caption_places import Map, Place, is_on
+from glasshouse.warehouse.showing.caption_places import Map, Place, is_on, is_place
 from glasshouse.warehouse.showing.framing import grid_box
 from glasshouse.warehouse.showing.gather import labels_of
+from glasshouse.warehouse.showing.plain import shortened
 
 if TYPE_CHECKING:
     from glasshouse.warehouse.reads import WarehouseReads
@@ -29,6 +30,10 @@ SAME_PLACE = 0.5
 """Two concepts are at one place where the smaller has this share of its patches in the larger."""
 N_CANDIDATES = 64
 """Features of an image that are looked at: those that it keeps in order."""
+
+
+LONGEST = 80
+"""Characters of a name that a sentence, a table and a picture show; JSON has all of it."""
 
 
 class Name(NamedTuple):
@@ -63,6 +68,11 @@ class Concept:
     share: float
     box: tuple[int, int, int, int]
 
+    @property
+    def short_name(self) -> str:
+        """The name as one line of visible text, its middle left out where it is long."""
+        return shortened(plain(self.name), LONGEST)
+
 
 @dataclass(frozen=True)
 class ImageCaption:
@@ -89,7 +99,7 @@ class ImageCaption:
         """The concepts as one sentence, those of one place together: `Red and star in the centre; grid all over.`"""
         by_region: dict[str, list[str]] = {}
         for concept in self.concepts:
-            by_region.setdefault(concept.region, []).append(plain(concept.name))
+            by_region.setdefault(concept.region, []).append(concept.short_name)
         text = "; ".join(f"{listed(names)} {region}" for region, names in by_region.items())
         return f"{text[0].upper()}{text[1:]}." if text else "No concept that has a name is strong here."
 
@@ -130,6 +140,8 @@ def caption_of(warehouse: WarehouseReads, image_id: int, space: str | None = Non
     size = (int(record["width"]), int(record["height"]))
     strong = reader.features_of_image(image_id, N_CANDIDATES).select("feature_id", "value").rows()
     names = names_of(warehouse, space, [feature for feature, _ in strong])
+    # Where things are is what the maps say; a concept that is named for a place is no thing to be told.
+    names = {feature: name for feature, name in names.items() if not is_place(name.text)}
     maxima = reader.statistics()["max_value"]
     found = [(feature, value / maxima[feature]) for feature, value in strong if feature in names]
     found = sorted((pair for pair in found if pair[1] >= WEAK), key=lambda pair: (-pair[1], pair[0]))

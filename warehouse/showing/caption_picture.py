@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from glasshouse.warehouse.showing.plain import figure
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 SIDE = 640
 """Longer side of the picture, in pixels."""
 MIN_WIDTH = 480
+Tag = tuple[int, int, int, int]
 _MARGIN, _LINE, _TEXT = 16, 24, 16
 _COLOURS = (
     (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167),
@@ -34,13 +37,17 @@ def caption_picture(caption: ImageCaption, picture: Image.Image) -> Image.Image:
     small = fit(picture.convert("RGB"), SIDE)
     scale = (small.width / caption.width, small.height / caption.height)
     lines = [
-        f"{number}  {concept.name}, {concept.region}, {figure(concept.strength, 2)} of its maximum"
+        f"{number}  {concept.short_name}, {concept.region}, {figure(concept.strength, 2)} of its maximum"
         for number, concept in enumerate(caption.concepts, start=1)
     ] or [caption.sentence]
-    width = max(small.width, MIN_WIDTH) + 2 * _MARGIN
+    pen, font = ImageDraw.Draw(small), ImageFont.load_default(_TEXT)
+    lines = [drawable(line) for line in lines]
+    longest = int(np.ceil(max(pen.textlength(line, font) for line in lines)))
+    width = max(small.width, MIN_WIDTH, longest) + 2 * _MARGIN
     sheet = Image.new("RGB", (width, small.height + 3 * _MARGIN + _LINE * len(lines)), (255, 255, 255))
     sheet.paste(small, (_MARGIN, _MARGIN))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT)
+    pen = ImageDraw.Draw(sheet)
+    corners = {}
     for place, concept in reversed(list(enumerate(caption.concepts))):
         colour = _COLOURS[place % len(_COLOURS)]
         # Boxes that fall together lie inside each other, so that each can be seen.
@@ -50,11 +57,35 @@ def caption_picture(caption: ImageCaption, picture: Image.Image) -> Image.Image:
         if right - left < 8 or bottom - top < 8:
             left, top, right, bottom = left - inset, top - inset, right + inset, bottom + inset
         pen.rectangle((left, top, right, bottom), outline=colour, width=3)
-        tag = (left, top, left + 11 * len(str(place + 1)) + 8, top + 20)
-        pen.rectangle(tag, fill=colour)
-        pen.text((left + 4, top + 1), str(place + 1), fill=(255, 255, 255), font=font)
+        corners[place] = (left, top)
+    tags: list[Tag] = []
+    for place in range(len(caption.concepts)):
+        size = (11 * len(str(place + 1)) + 8, 20)
+        tags.append(free_tag(corners[place], size, tags, (_MARGIN + small.width, _MARGIN + small.height)))
+        pen.rectangle(tags[-1], fill=_COLOURS[place % len(_COLOURS)])
+        pen.text((tags[-1][0] + 4, tags[-1][1] + 1), str(place + 1), fill=(255, 255, 255), font=font)
     for row, line in enumerate(lines):
         y = small.height + 2 * _MARGIN + row * _LINE
         colour = _COLOURS[row % len(_COLOURS)] if caption.concepts else (20, 20, 24)
-        pen.text((_MARGIN, y), drawable(line)[:90], fill=colour, font=font)
+        pen.text((_MARGIN, y), line, fill=colour, font=font)
     return sheet
+
+
+def free_tag(corner: tuple[int, int], size: tuple[int, int], taken: Sequence[Tag], end: tuple[int, int]) -> Tag:
+    """Return where a tag of a size stands: at a corner, or beside it to the right or below where others stand there.
+
+    Args:
+        corner: left and top of its box.
+        size: width and height of the tag.
+        taken: left, top, right, bottom of the other tags.
+        end: right and bottom of the picture.
+    """
+    width, height = size
+    for top in range(corner[1], max(end[1] - height, corner[1] + 1), height + 2):
+        for left in range(corner[0], max(end[0] - width, corner[0] + 1), width + 2):
+            tag = (left, top, left + width, top + height)
+            if not any(
+                left <= other[2] and other[0] <= tag[2] and top <= other[3] and other[1] <= tag[3] for other in taken
+            ):
+                return tag
+    return (*corner, corner[0] + width, corner[1] + height)

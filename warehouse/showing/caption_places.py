@@ -22,6 +22,20 @@ MOST_REGIONS = 2
 """A concept with more is in several places."""
 
 
+PLACES = frozenset(
+    f"{down} {across}".strip() for down in ("top", "bottom", "") for across in ("left", "right", "") if down or across
+) | {"centre", "center"}
+"""What the nine regions are called, without `in the`."""
+
+
+def is_place(name: str) -> bool:
+    """Say whether a name is only what a region is called, e.g. `bottom left` or `in the centre`."""
+    words = name.casefold().replace("-", " ").split()
+    while words and words[0] in ("in", "at", "on", "the"):
+        words = words[1:]
+    return " ".join(words) in PLACES
+
+
 def is_on(map_rc: Map) -> npt.NDArray[np.bool_]:
     """Say where a map is above half its maximum, [rows, columns]."""
     on_rc: npt.NDArray[np.bool_] = (map_rc >= LEVEL * map_rc.max()) & (map_rc > 0)
