@@ -130,17 +130,13 @@ def exit_code() -> int:
     """Run the command line; return the exit code."""
     try:
         return int(cli.main(standalone_mode=False) or 0)
-    except GlasshouseError as error:
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        return _say(str(error), error.exit_code)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _say("Stopped. What was finished is kept; run the same command again to go on.", 130)
+        return _stopped()
     except BrokenPipeError:
         # The reader of our output has seen enough; keep Python from complaining when it flushes at exit.
         with contextlib.suppress(OSError):
@@ -149,14 +145,39 @@ def exit_code() -> int:
     except OSError as error:
         return _say(_explain(error), 1)
     except Exception as error:
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        words = " ".join(str(error).split())[:300]
-        return _say(
-            f"Unexpected {type(error).__name__}: {words}. This is a fault of glasshouse or of a plugin, not yours; "
-            f"{DEBUG_VARIABLE}=1 shows where.",
-            1,
-        )
+        return _code_of(error)
+
+
+def _code_of(error: Exception) -> int:
+    """Say what an error of the family says, or that it is none of it; return the exit code."""
+    if _was_interrupted(error):
+        return _stopped()
+    if os.environ.get(DEBUG_VARIABLE):
+        raise error
+    if isinstance(error, GlasshouseError):
+        return _say(str(error), error.exit_code)
+    words = " ".join(str(error).split())[:300]
+    return _say(
+        f"Unexpected {type(error).__name__}: {words}. This is a fault of glasshouse or of a plugin, not yours; "
+        f"{DEBUG_VARIABLE}=1 shows where.",
+        1,
+    )
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: DuckDB takes the signal during a query and raises errors of its own."""
+    while error is not None:
+        words = str(error)
+        if type(error).__name__ == "InterruptException" or (
+            isinstance(error, RuntimeError) and words.startswith("Query interrupted")
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _stopped() -> int:
+    return _say("Stopped. What was finished is kept; run the same command again to go on.", 130)
 
 
 def _say(message: str, code: int) -> int:
