@@ -56,14 +56,14 @@ def hierarchy(
 
     Example: glasshouse show hierarchy --space patches --depth 2 --html tree.html
     """
-    for file, example in ((graphml, "hierarchy.graphml"), (html, "hierarchy.html")):
-        if file is not None:
-            from glasshouse.cli.output_file import check_output
-
-            check_output(file, example)
+    _check_files(graphml, html)
     opened = open_warehouse(warehouse)
     name, number = _chosen(opened, space, root)
     found = opened.hierarchy(name, rule, kinds=kinds, root=number, depth=depth)
+    if found.is_empty and (graphml is not None or html is not None):
+        from glasshouse.warehouse.showing.hierarchy_text import nothing_words
+
+        raise UsageError(f"{nothing_words(found)} Nothing is written.")
     if graphml is not None:
         _write_graphml(found, graphml)
     if html is not None:
@@ -72,6 +72,27 @@ def hierarchy(
         print_json(found.as_dict())
     elif graphml is None and html is None:
         click.echo(str(found))
+
+
+def _check_files(graphml: Path | None, html: Path | None) -> None:
+    """See that the files can be written, and end as files of their kind do: so they are two.
+
+    Raises:
+        UsageError: one cannot, or does not.
+    """
+    from glasshouse.cli.output_file import check_output
+
+    for file, option, what, endings in (
+        (graphml, "--graphml", "GraphML files", (".graphml", ".xml")),
+        (html, "--html", "pages", (".html", ".htm")),
+    ):
+        if file is None:
+            continue
+        check_output(file, f"hierarchy{endings[0]}")
+        if file.suffix.lower() not in endings:
+            raise UsageError(
+                f"{option} writes {what}, and {file} ends otherwise. Call it {file.with_suffix(endings[0])}."
+            )
 
 
 def _chosen(opened: Warehouse, space: str | None, root: str | None) -> tuple[str, int | None]:

@@ -50,13 +50,17 @@ MISTAKES = [
     (("--rule", "published", "--kind", "part_of"), "tells no kinds"),
     (("--html", "pictures"), "pictures is a folder. Name a file in it, e.g. pictures/hierarchy.html."),
     (("--graphml", "missing/h.graphml"), "There is no folder missing for h.graphml."),
+    (("--html", "x.txt"), "--html writes pages, and x.txt ends otherwise. Call it x.html."),
+    (("--html", "h.html", "--graphml", "h.html"), "--graphml writes GraphML files, and h.html ends otherwise."),
+    (("--html", "empty.html", "--kind", "part_of"), "Nothing is written."),
 ]
 
 
-def test_mistakes_end_in_one_line(typed: Run) -> None:
+def test_mistakes_end_in_one_line(typed: Run, tmp_path: Path) -> None:
     for words, message in MISTAKES:
         done = typed("show", "hierarchy", *words)
         assert done.returncode in (1, 2), words
         assert message in done.stderr and done.stderr.count("\n") == 1, (words, done.stderr)
+    assert not list(tmp_path.glob("*.html"))
     assert typed("forget", "hierarchy", "--yes").returncode == 0
     assert "No space has a hierarchy. Run `glasshouse analyze hierarchy" in typed("show", "hierarchy").stderr

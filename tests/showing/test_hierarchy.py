@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +197,45 @@ def test_a_space_without_edges(shown: Any) -> None:
     make_patch_space(shown, "noise", values_ntf, GRID)
     shown.analyze("hierarchy", "noise")
     found = shown.hierarchy("noise")
-    assert str(found) == "noise, rule tested: 0 edges; shown: 0 features in 0 trees"
+    assert found.is_empty and not shown.hierarchy("p").is_empty
+    assert str(found).startswith("noise, rule tested: no edges. The other rule has ")
+    nowhere = str(replace(found, n_other_rule=0))
+    assert nowhere.startswith("noise, rule tested: no edges, and none by the other rule")
     check_page(hierarchy_html(found))
     assert found.as_dict()["features"] == []
+
+
+def test_where_there_are_edges_is_said_where_there_are_none(shown: Any) -> None:
+    by_rule = dict(
+        shown.sql("SELECT rule, count(*) AS n FROM hierarchy WHERE space = 'p' AND is_direct GROUP BY 1").iter_rows()
+    )
+    for rule, other in (("tested", "published"), ("published", "tested")):
+        found = shown.hierarchy("p", rule)
+        assert (found.n_other_rule, found.n_other_kinds) == (by_rule[other], 0)
+        without = replace(found, links=(), same=())
+        assert str(without) == f"p, rule {rule}: no edges. The other rule has {by_rule[other]} edges: --rule {other}."
+    parts = shown.hierarchy("p", kinds=["part_of"])
+    assert parts.n_other_kinds == by_rule["tested"] - len(parts.links) > 0
+    words = str(replace(parts, links=(), same=()))
+    assert words.endswith(f"no edges of this kind. Of other kinds there are {parts.n_other_kinds}: leave --kind away.")
+
+
+def test_what_is_nearly_everywhere_is_marked(shown: Any) -> None:
+    """Nobody should take the name of such a parent for a kind."""
+    counts = dict(shown.feature_statistics("p").select("feature_id", "n_active").iter_rows())
+    hierarchy = shown.hierarchy("p", "published")
+    marked = {n: feature.nearly_everywhere for n, feature in hierarchy.features.items()}
+    assert marked == {n: counts[n] >= 0.9 * N_IMAGES for n in marked}
+    assert set(marked.values()) == {True, False}
+    text, page = str(hierarchy), check_page(hierarchy_html(hierarchy, k=0)).words
+    for feature in hierarchy.shown:
+        facts = f"({counts[feature]} images{': nearly everywhere' if marked[feature] else ''})"
+        assert any(f"p:{feature} " in line and line.endswith(facts) for line in text.splitlines())
+    n_marked = sum(marked[feature] for feature in hierarchy.shown)
+    assert n_marked and page.count(" images: nearly everywhere") == n_marked
+    assert {f["feature_id"]: f["nearly_everywhere"] for f in hierarchy.as_dict()["features"]} == {
+        n: marked[n] for n in hierarchy.shown
+    }
 
 
 def test_pictures_that_are_gone_are_counted(shown: Any, tmp_path: Path) -> None:

@@ -21,17 +21,23 @@ if TYPE_CHECKING:
 
 RULES = ("tested", "published")
 KINDS = ("kind_of", "part_of", "implied")
+EVERYWHERE = 0.9
+"""Share of the space's images from which a feature is said to be nearly everywhere."""
 EVIDENCE = ("d_hat", "n_both", "implied", "implies_back", "fills", "recurs", "lift", "expected", "q", "q_among_shared")
 """Columns of an edge's evidence that are handed on; those that are NULL are left out."""
 
 
 class Feature(NamedTuple):
-    """A feature of the hierarchy: its id, its name where it has one, images and patches on which it is active."""
+    """A feature of the hierarchy: its id, its name where it has one, images and patches on which it is active.
+
+    `nearly_everywhere`: active on at least 90 % of the space's images, so that its name tells no kind of picture.
+    """
 
     feature_id: int
     name: str | None
     n_images: int
     n_patches: int
+    nearly_everywhere: bool = False
 
 
 class Link(NamedTuple):
@@ -67,6 +73,8 @@ class FeatureHierarchy:
         is_stale: what was read has changed since.
         root: the only feature whose tree is shown; None for all.
         depth: how many levels of children are shown; None for all.
+        n_other_kinds: edges of this rule that `kinds` left out.
+        n_other_rule: edges of the other rule.
     """
 
     warehouse: WarehouseReads
@@ -78,6 +86,13 @@ class FeatureHierarchy:
     is_stale: bool = False
     root: int | None = None
     depth: int | None = None
+    n_other_kinds: int = 0
+    n_other_rule: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no tree: no edges; there may be duplicates."""
+        return not self.links and self.root is None
 
     @cached_property
     def children(self) -> dict[int, list[Link]]:
@@ -208,14 +223,20 @@ def hierarchy_of(
             )
         rows = rows_of(connection, read_sql("queries/hierarchy_of_space.sql"), wanted)
         same = [(row["feature_id"], row["parent_feature_id"]) for row in rows if row["kind"] == "same"]
-        links = [_link(row) for row in rows if row["is_direct"] and (not kinds or row["kind"] in kinds)]
+        direct = [_link(row) for row in rows if row["is_direct"]]
+        links = [link for link in direct if not kinds or link.kind in kinds]
+        of_other = "SELECT count(*) FROM hierarchy WHERE space = $space AND rule != $rule AND is_direct"
+        ((n_other_rule,),) = connection.execute(of_other, wanted).fetchall()
         ids = {feature for link in links for feature in link[:2]} | {feature for pair in same for feature in pair}
         if root is not None:
             ids.add(root)
         names = labels_of(connection, space, ids)
-    features = _features(warehouse, space, sorted(ids), names)
+        ((n_images,),) = connection.execute("SELECT n_images FROM spaces WHERE name = $s", {"s": space}).fetchall()
+    features = _features(warehouse, space, sorted(ids), names, EVERYWHERE * n_images)
     found = FeatureHierarchy(warehouse, space, rule, features, links, same, any(row["stale"] for row in rows))
-    return replace(found, root=root, depth=depth)
+    return replace(
+        found, root=root, depth=depth, n_other_kinds=len(direct) - len(links), n_other_rule=int(n_other_rule)
+    )
 
 
 def spaces_with_hierarchy(warehouse: WarehouseReads) -> list[str]:
@@ -230,10 +251,13 @@ def _link(row: dict[str, Any]) -> Link:
     return Link(row["feature_id"], row["parent_feature_id"], row["kind"], row["is_tree_edge"], evidence)
 
 
-def _features(warehouse: WarehouseReads, space: str, ids: Sequence[int], names: dict[int, str]) -> dict[int, Feature]:
+def _features(
+    warehouse: WarehouseReads, space: str, ids: Sequence[int], names: dict[int, str], least: float
+) -> dict[int, Feature]:
+    """Return the features by id; those active on `least` images and more are nearly everywhere."""
     statistics = warehouse.feature_statistics(space)
     rows = statistics.filter(statistics["feature_id"].is_in(ids)).select("feature_id", "n_active", "n_tokens")
     return {
-        feature: Feature(feature, names.get(feature), int(n_images), int(n_patches or 0))
+        feature: Feature(feature, names.get(feature), int(n_images), int(n_patches or 0), n_images >= least)
         for feature, n_images, n_patches in rows.iter_rows()
     }

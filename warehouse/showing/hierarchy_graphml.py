@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from glasshouse.warehouse.showing.hierarchy import FeatureHierarchy
 
 NAMESPACE = "http://graphml.graphdrawing.org/xmlns"
-_NODE_KEYS = {"feature_id": "int", "name": "string", "n_images": "int", "n_patches": "int", "depth": "int"}
+_NODE_KEYS = {"feature_id": "int", "name": "string", "n_images": "int", "n_patches": "int",
+              "nearly_everywhere": "boolean", "depth": "int"}  # fmt: skip
 _EDGE_KEYS = {"kind": "string", "is_tree_edge": "boolean", **dict.fromkeys(EVIDENCE, "double"), "n_both": "long"}
 
 

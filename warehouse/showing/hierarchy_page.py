@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from glasshouse.warehouse.atomic import replacing
 from glasshouse.warehouse.showing.fragments import STYLE
-from glasshouse.warehouse.showing.hierarchy_text import link_words, loose_words, summary
+from glasshouse.warehouse.showing.hierarchy_text import images_words, link_words, loose_words, summary
 from glasshouse.warehouse.showing.plain import activation, escape
 from glasshouse.warehouse.showing.report import PAGE_STYLE, POLICY
 from glasshouse.warehouse.showing.thumbnails import Tally, Thumbnails, data_uri
@@ -142,7 +142,7 @@ def _row(hierarchy: FeatureHierarchy, step: Step, strips: dict[int, str]) -> str
         f"{hierarchy.space}:{n}" for n in (feature.feature_id, *hierarchy.twins.get(feature.feature_id, ()))
     )
     n_below = hierarchy.n_below.get(feature.feature_id, 0)
-    facts = f"{feature.n_images:,} images" + (f", {n_below:,} below" if n_below else "")
+    facts = images_words(feature) + (f", {n_below:,} below" if n_below else "")
     return (
         f'<span class="row">{how}{name}<span class="id">{escape(ids)}</span><span class="soft">{escape(facts)}</span>'
         f"{strips.get(feature.feature_id, '')}</span>"

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 from glasshouse.schema.plain import plain
 
 if TYPE_CHECKING:
-    from glasshouse.warehouse.showing.hierarchy import FeatureHierarchy, Link, Step
+    from glasshouse.warehouse.showing.hierarchy import Feature, FeatureHierarchy, Link, Step
 
 WORDS = {"kind_of": "kind", "part_of": "part", "implied": "implied", None: ""}
 """What stands before a child: how it belongs to its parent."""
 
 
 def hierarchy_text(hierarchy: FeatureHierarchy) -> str:
-    """Return a summary, a line, and the forest with one feature a line."""
+    """Return a summary, a line, and the forest with one feature a line; without one, why, and the duplicates."""
+    if hierarchy.is_empty:
+        return "\n".join([nothing_words(hierarchy), *loose_words(hierarchy)])
     lines = [summary(hierarchy)]
     if hierarchy.is_stale:
         lines.append("stale: what it read has changed since")
@@ -32,6 +34,22 @@ def hierarchy_text(hierarchy: FeatureHierarchy) -> str:
     if hierarchy.loose:
         lines += ["", *loose_words(hierarchy)]
     return "\n".join(lines).rstrip()
+
+
+def nothing_words(hierarchy: FeatureHierarchy) -> str:
+    """Say that there are no edges, and where there are some."""
+    start = f"{plain(hierarchy.space)}, rule {hierarchy.rule}: no edges"
+    other = "published" if hierarchy.rule == "tested" else "tested"
+    if hierarchy.n_other_kinds:
+        return f"{start} of this kind. Of other kinds there are {hierarchy.n_other_kinds:,}: leave --kind away."
+    if hierarchy.n_other_rule:
+        return f"{start}. The other rule has {_count(hierarchy.n_other_rule, 'edge')}: --rule {other}."
+    return f"{start}, and none by the other rule: no feature's patches lie within another's often enough."
+
+
+def images_words(feature: Feature) -> str:
+    """Say on how many images a feature is active, and where that is nearly all."""
+    return _count(feature.n_images, "image") + (": nearly everywhere" if feature.nearly_everywhere else "")
 
 
 def loose_words(hierarchy: FeatureHierarchy) -> list[str]:
@@ -64,7 +82,7 @@ def _words(hierarchy: FeatureHierarchy, step: Step) -> str:
     parts.append(f"{plain(hierarchy.space)}:{feature.feature_id}")
     if feature.name:
         parts.append(f"“{plain(feature.name)}”")
-    parts.append(f"({_count(feature.n_images, 'image')})")
+    parts.append(f"({images_words(feature)})")
     twins = hierarchy.twins.get(feature.feature_id)
     if twins:
         parts.append("= " + ", ".join(f"{plain(hierarchy.space)}:{twin}" for twin in twins))
