@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from glasshouse.plugins.analyzer import Analyzer, Parameters, Rows
@@ -131,7 +132,17 @@ class Consistency(Analyzer[ConsistencyParameters]):
                 add_units(sums, view, encoder, cuts, centre_e, parameters.context, unreadable)
             view.progress(int(own.n_f.sum()), top.height)
         note_unreadable(view, len(unreadable), len(images))
-        return table_of(own, mixed, record.name)
+        table = table_of(own, mixed, record.name)
+        view.note(summary=headline(table))
+        return table
+
+
+def headline(table: pa.Table) -> str:
+    """Return the mean consistency over features, with that of random images beside it."""
+    own, control = (pc.mean(table[name]).as_py() for name in ("consistency", "consistency_random"))
+    said = f"{table.num_rows:,} feature{'' if table.num_rows == 1 else 's'}"
+    said += "" if own is None else f", mean consistency {own:.3f}"
+    return said if control is None else f"{said} (the same places of random images {control:.3f})"
 
 
 def no_sums(n_features: int, width: int) -> UnitSums:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from glasshouse.plugins.analyzer import Analyzer, Parameters, Rows
@@ -104,7 +105,17 @@ class Impurity(Analyzer[ImpurityParameters]):
             view.progress(int(block[-1]) + 1, len(masks.image_ids))
         view.note(n_images=len(masks.image_ids), n_categories=n_labels, n_patches=n_patches)
         shares_l = n_patches_l / max(n_patches, 1)
-        return table_of(own, shuffled if len(masks.image_ids) > 1 else None, masks.labels, shares_l, parameters)
+        table = table_of(own, shuffled if len(masks.image_ids) > 1 else None, masks.labels, shares_l, parameters)
+        view.note(summary=headline(table))
+        return table
+
+
+def headline(table: pa.Table) -> str:
+    """Return the mean impurity over features, with that by shuffled masks beside it."""
+    own, control = (pc.mean(table[name]).as_py() for name in ("impurity", "impurity_shuffled"))
+    said = f"{table.num_rows:,} feature{'' if table.num_rows == 1 else 's'}"
+    said += "" if own is None else f", mean impurity {own:.3f}"
+    return said if control is None else f"{said} (masks of other images {control:.3f})"
 
 
 class MaskLabels:

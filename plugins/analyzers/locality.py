@@ -88,12 +88,28 @@ class Locality(Analyzer[LocalityParameters]):
         if not found:
             return SCHEMA.empty_table()
         rows = summarised(pl.concat(found), pairs)
+        view.note(summary=headline(rows))
         return (
             rows.with_columns(attribute=pl.lit(parameters.attribute), compare=pl.lit(parameters.compare))
             .select(SCHEMA.names)
             .to_arrow()
             .cast(SCHEMA)
         )
+
+
+def headline(rows: pl.DataFrame) -> str:
+    """Return the mean over features of the IoU with the category that fits each best, and of the same with other masks.
+
+    The control is the best of all categories too: the best of many chances is above 0.
+    """
+    best = rows.group_by("feature_id").agg(pl.col("iou", "pointing", "iou_shuffled", "pointing_shuffled").max())
+    said = f"{best.height:,} feature{'' if best.height == 1 else 's'}, each with the category that fits best"
+    for name, words in (("iou", "mean IoU"), ("pointing", "pointing game")):
+        own, control = best[name].mean(), best[f"{name}_shuffled"].mean()
+        if isinstance(own, float):
+            beside = f" (masks of other images {control:.3f})" if isinstance(control, float) else ""
+            said += f", {words} {own:.3f}{beside}"
+    return said
 
 
 def require_masks(view: AnalysisView, attribute: str) -> None:

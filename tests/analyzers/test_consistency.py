@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from conftest import write_pictures
 from kit.patch_space import make_patch_space
 
-from glasshouse.plugins.analyzers.consistency import UnitSums
+from glasshouse.plugins.analyzers.consistency import UnitSums, headline
 from glasshouse.plugins.analyzers.crops import crop_box
 from glasshouse.schema.errors import ModelError, UsageError
 from glasshouse.warehouse.warehouse import Warehouse
@@ -119,3 +120,9 @@ def test_what_is_refused(pictured: Any) -> None:
     pictured.import_embeddings("mine", np.ones((N, 3)), list(range(N)))
     with pytest.raises(UsageError, match="'mine' was imported: its encoder is not known"):
         pictured.analyze("consistency", "p", embedding="mine")
+
+
+def test_the_headline_has_the_control_beside_it() -> None:
+    table = pa.table({"consistency": [0.25, 0.75], "consistency_random": [0.1, 0.2]})
+    assert headline(table) == "2 features, mean consistency 0.500 (the same places of random images 0.150)"
+    assert headline(table.slice(0, 1)).startswith("1 feature, ")

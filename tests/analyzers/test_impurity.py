@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import write_pictures
 from kit.patch_space import make_patch_space
 
 from glasshouse.plugins.analyzers import impurity
+from glasshouse.plugins.analyzers.impurity import headline
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.warehouse import Warehouse
 
@@ -203,3 +205,9 @@ def test_what_is_refused(annotated: Any) -> None:
     annotated.import_features("s", values()[:, 0], list(range(N)))
     with pytest.raises(UsageError, match="'impurity' needs patches"):
         annotated.analyze("impurity", "s")
+
+
+def test_the_headline_has_the_control_beside_it() -> None:
+    table = pa.table({"impurity": [0.25, 0.75], "impurity_shuffled": [0.9, None]})
+    assert headline(table) == "2 features, mean impurity 0.500 (masks of other images 0.900)"
+    assert headline(table.slice(0, 0)) == "0 features"

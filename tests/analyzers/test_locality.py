@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import write_pictures
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from kit.patch_space import make_patch_space
 
 from glasshouse.plugins.analyzers import locality
+from glasshouse.plugins.analyzers.locality import headline
 from glasshouse.plugins.analyzers.mask_patches import MaskGrid, overlaps, patches_of
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.warehouse import Warehouse
@@ -256,7 +258,8 @@ def test_the_notes_count_masks_and_crowds(annotated: Any) -> None:
     make_patch_space(annotated, "p", values(), GRID)
     (report,) = annotated.analyze("locality", "p")
     n_masks = sum(not thing["crowd"] for thing in masks())
-    assert report.run.notes == {"n_images": 9, "n_masks": n_masks, "n_crowds": 1}
+    counted = {name: value for name, value in report.run.notes.items() if name != "summary"}
+    assert counted == {"n_images": 9, "n_masks": n_masks, "n_crowds": 1}
 
 
 @settings(max_examples=60, deadline=None)
@@ -272,3 +275,17 @@ def test_coverage_keeps_the_area(rows: int, columns: int, height: int, width: in
 def test_small_masks_keep_their_best_patch() -> None:
     cover_mt = np.array([[0.9, 0.5, 0.1], [0.2, 0.04, 0.0]], dtype=np.float32)
     np.testing.assert_array_equal(patches_of(cover_mt, 0.5), [[1, 1, 0], [1, 0, 0]])
+
+
+def test_the_headline_is_of_each_features_best_category() -> None:
+    rows = pl.DataFrame(
+        {
+            "feature_id": [0, 0, 1], "iou": [0.2, 0.6, 0.4], "pointing": [1.0, 0.5, 0.0],
+            "iou_shuffled": [0.3, 0.1, None], "pointing_shuffled": [0.25, 0.0, None],
+        }
+    )  # fmt: skip
+    assert headline(rows) == (
+        "2 features, each with the category that fits best, mean IoU 0.500 (masks of other images 0.300), "
+        "pointing game 0.500 (masks of other images 0.250)"
+    )
+    assert headline(rows.clear()) == "0 features, each with the category that fits best"
