@@ -72,6 +72,6 @@ def segmentation(warehouse: Warehouse, attribute: str) -> Segmentation:
 def notes(warehouse: Warehouse, space: str, attribute: str, **parameters: Any) -> dict[str, Any]:
     """Run the analysis on every image; return its notes."""
     group, template = GROUPS[attribute]
-    given = {"attribute": group, "classes": CORE_ATTRIBUTES[attribute], "templates": (template,), "images": None}
+    given = {"attribute": group, "classes": CORE_ATTRIBUTES[attribute], "templates": (template,), "images": 0}
     (report,) = warehouse.analyze("segment", space, **given, **parameters)
     return dict(report.run.notes)
