@@ -152,14 +152,17 @@ class CaptionTruth(NamedTuple):
 
 
 def right_captions(warehouse: Any, space: str, images: Sequence[int]) -> CaptionTruth:
-    """Compare captions with what was rendered; general words count where they are true, and are not asked for."""
+    """Compare captions with what was rendered; general words count where they are true, and are not asked for.
+
+    Nor are positions, which captions say as regions and not as concepts.
+    """
     labels = warehouse.sql("SELECT image_id, attribute, value FROM image_labels WHERE attribute <> 'split'")
     true: dict[int, set[str]] = {}
     for image, attribute, value in labels.iter_rows():
         word = "watermark" if (attribute, value) == ("watermark", "present") else value
         true.setdefault(image, set()).add(word)
     said = [{concept.name for concept in warehouse.caption(image, space).concepts} for image in images]
-    core = set(CORE_VALUES)
+    core = set(CORE_VALUES) - set(CORE_ATTRIBUTES["position"])
 
     def means(shift: int) -> tuple[float, float]:
         pairs = [(said[(place + shift) % len(said)], true[image]) for place, image in enumerate(images)]
