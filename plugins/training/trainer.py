@@ -162,15 +162,15 @@ class Trainer:
         exact = done and self.recipe.kind != "topk"
         threshold = self.trainee.threshold_for(self.buffer.some(N_STATISTICS)) if exact else None
         form = self.trainee.form(threshold)
+        found = figures_of(self._sae(form), self.held_out_nd)
+        return Trained(form, self.recipe, found, self.curves, self.step, stopped=not done)
+
+    def _sae(self, form: CommonForm) -> CommonSae:
         if not all(bool(tensor.isfinite().all()) for tensor in form.tensors().values()):
             raise ModelError(
                 f"The weights hold NaN or infinity after step {self.step}. Try a --learning-rate below "
                 f"{self.recipe.learning_rate:g} and another --out."
             )
-        found = figures_of(self._sae(form), self.held_out_nd)
-        return Trained(form, self.recipe, found, self.curves, self.step, stopped=not done)
-
-    def _sae(self, form: CommonForm) -> CommonSae:
         return CommonSae("in training", form, self.trainee.device, prefixes=self.recipe.prefixes)
 
 

@@ -73,6 +73,12 @@ def test_planted_features_are_recovered_and_random_ones_are_not(
     assert trained.form.w_dec_fd.norm(dim=1).sub(1).abs().max() < 1e-5
 
 
+def test_weights_that_overflow_say_what_to_change() -> None:
+    """The loss of the only step is finite, since it is taken before the weights move."""
+    with pytest.raises(ModelError, match=r"NaN or infinity after step 1\. Try a --learning-rate below 1e\+38"):
+        run(replace(RECIPE, steps=1, learning_rate=1e38))
+
+
 def test_the_threshold_gives_k_features_on_the_vectors_of_the_buffer() -> None:
     trained = run(replace(RECIPE, steps=60))
     codes = CommonSae("found", trained.form).encode(ROWS_ND)
