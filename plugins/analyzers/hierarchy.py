@@ -1,8 +1,8 @@
 """Analyzer `hierarchy`: which feature is a part or a kind of which.
 
 Rule `published` (Insight, later CFM, arXiv 2601.13798): j is the parent of i where D̂_ij is above a threshold. Rule
-`tested`, ours: the child is strong only where the parent is, more than chance explains, and a part is told from a kind
-by how much of the parent's regions it fills. docs/analyses.md has the definitions.
+`tested`, ours: the child is strong only where the parent is, more than chance explains and not the other way round; a
+part is told from a kind by how much of the parent's regions it fills. docs/analyses.md has the definitions.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ CANDIDATE = 0.5
 PICTURE_LIFT = 2.0
 """A part's pictures hold the whole so many times as often as all pictures do."""
 
-ELSEWHERE = 0.75
+ELSEWHERE = 0.5
 """Moved to another picture with the whole, a part lies on the whole at most so many times as often."""
+
+ONE_WAY = 1.5
+"""A part or a kind implies its parent so many times as often as the parent implies it, or oftener."""
 
 SCHEMA = pa.schema(
     [
@@ -49,6 +52,7 @@ SCHEMA = pa.schema(
         ("n_images", pa.int64()),
         ("n_parent_images", pa.int64()),
         ("implied", pa.float64()),
+        ("both_strong", pa.float64()),
         ("implies_back", pa.float64()),
         ("fills", pa.float64()),
         ("recurs", pa.float64()),
@@ -70,7 +74,9 @@ class HierarchyParameters(Parameters):
 
     published: float = Field(0.75, ge=0, le=1, description="Rule published: the parent's D̂ is above this.")
     implied: float = Field(0.9, gt=0, le=1, description="Share of the child's strong patches that the parent reaches.")
-    fills: float = Field(0.4, ge=0, le=1, description="A kind fills this share of the parent's regions, a part less.")
+    kind_implied: float = Field(0.7, gt=0, le=1, description="The same, for a kind that fills the parent's regions.")
+    both_strong: float = Field(0.3, ge=0, le=1, description="Share on which the parent of a part or kind is strong.")
+    fills: float = Field(0.5, ge=0, le=1, description="A kind fills this share of the parent's regions, a part less.")
     recurs: float = Field(0.25, ge=0, le=1, description="A part is on this share of the images of its whole.")
     min_patches: int = Field(50, ge=1, description="Children that are strong on fewer patches are left out.")
     min_images: int = Field(20, ge=1, description="Children that are strong on fewer images are left out.")
@@ -82,6 +88,7 @@ class HierarchyParameters(Parameters):
 class Hierarchy(Analyzer[HierarchyParameters]):
     """Children and parents among the features of a patch space, by two rules."""
 
+    version: ClassVar[str] = "2"
     summary: ClassVar[str] = (
         "Which feature is a part or a kind of which, as published and tested; a graph and a forest."
     )
@@ -161,7 +168,8 @@ def evidence_of(
     """Return the evidence of pairs whose child is frequent enough, and of each feature how many patches it reaches."""
     features = np.unique(known.select(PAIR).to_numpy().ravel()).astype(np.int32)
     maps = read_maps(view, features)
-    limits = Limits(parameters.min_patches, parameters.min_images, parameters.implied)
+    tested_from = min(parameters.implied, parameters.kind_implied)
+    limits = Limits(parameters.min_patches, parameters.min_images, tested_from)
     controls = Controls(maps.n_images, maps.n_tokens, parameters.permutations, parameters.seed)
     rows: list[dict[str, Any]] = []
     n_parents = known["parent_feature_id"].n_unique()
@@ -174,8 +182,9 @@ def evidence_of(
 
 _EVIDENCE: dict[str, pl.DataType | type[pl.DataType]] = {
     "feature_id": pl.Int32, "parent_feature_id": pl.Int32, "n_patches": pl.Int64, "n_images": pl.Int64,
-    "n_shared": pl.Int64, "n_parent_images": pl.Int64, "implied": pl.Float64, "implies_back": pl.Float64,
-    "fills": pl.Float64, "recurs": pl.Float64, "lift": pl.Float64, "expected": pl.Float64, "p": pl.Float64,
+    "n_shared": pl.Int64, "n_parent_images": pl.Int64, "implied": pl.Float64, "both_strong": pl.Float64,
+    "implies_back": pl.Float64, "fills": pl.Float64, "recurs": pl.Float64, "lift": pl.Float64,
+    "expected": pl.Float64, "p": pl.Float64,
     "expected_among_shared": pl.Float64, "p_among_shared": pl.Float64,
 }  # fmt: skip
 
@@ -212,27 +221,36 @@ def told_apart(rows: pl.DataFrame, parameters: HierarchyParameters) -> pl.DataFr
 
     `same`: each implies the other, or the child fills the parent's regions in nearly all of its pictures; `kind_of`: it
     fills them in some; `part_of`: it does not, and has its place in pictures of the whole, which are few; `implied`:
-    neither can be said.
+    neither can be said. A kind need not be implied quite as often: features of general things are silent here and there
+    where a feature of a special one speaks for them.
     """
-    is_passed = (pl.col("implied") >= parameters.implied) & (pl.col("q") <= parameters.alpha)
-    is_part = (
+    fills, is_everywhere = pl.col("fills") >= parameters.fills, pl.col("recurs") >= parameters.implied
+    is_implied = pl.col("implied") >= parameters.implied
+    is_below = (pl.col("implied") >= ONE_WAY * pl.col("implies_back")) & (
+        pl.col("both_strong") >= parameters.both_strong
+    )
+    kind = (
+        pl.when(is_implied & ((pl.col("implies_back") >= parameters.implied) | (fills & is_everywhere)))
+        .then(pl.lit("same"))
+        .when(is_below & fills & ~is_everywhere & (pl.col("implied") >= parameters.kind_implied))
+        .then(pl.lit("kind_of"))
+        .when(is_below & ~fills & is_implied & _has_its_place(parameters))
+        .then(pl.lit("part_of"))
+        .when(is_implied)
+        .then(pl.lit("implied"))
+    )
+    return rows.filter(pl.col("q") <= parameters.alpha).with_columns(kind=kind).filter(pl.col("kind").is_not_null())
+
+
+def _has_its_place(parameters: HierarchyParameters) -> pl.Expr:
+    """Whether the child is on pictures of the parent, in its place there, and on enough of them."""
+    return (
         (pl.col("q_pictures") <= parameters.alpha)
         & (pl.col("q_among_shared") <= parameters.alpha)
         & (pl.col("picture_lift") >= PICTURE_LIFT)
         & (pl.col("expected_among_shared") <= ELSEWHERE * pl.col("implied"))
         & (pl.col("recurs") >= parameters.recurs)
     )
-    fills, is_everywhere = pl.col("fills") >= parameters.fills, pl.col("recurs") >= parameters.implied
-    kind = (
-        pl.when((pl.col("implies_back") >= parameters.implied) | (fills & is_everywhere))
-        .then(pl.lit("same"))
-        .when(fills)
-        .then(pl.lit("kind_of"))
-        .when(is_part)
-        .then(pl.lit("part_of"))
-        .otherwise(pl.lit("implied"))
-    )
-    return rows.filter(is_passed).with_columns(kind=kind)
 
 
 def without_mirrored(rows: pl.DataFrame, sizes: dict[int, int]) -> pl.DataFrame:

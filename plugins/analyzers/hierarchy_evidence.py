@@ -28,6 +28,7 @@ class Evidence(NamedTuple):
         n_shared: of these, images on which the parent reaches something.
         n_parent_images: images on which the parent reaches something.
         implied: share of the child's strong patches that the parent reaches.
+        both_strong: share of the child's strong patches on which the parent is strong too.
         implies_back: share of the parent's strong patches that the child reaches.
         fills: share of the patches of the parent's regions that the child reaches, in regions where it is strong.
         recurs: share of the parent's images on which the child reaches something.
@@ -43,6 +44,7 @@ class Evidence(NamedTuple):
     n_shared: int
     n_parent_images: int
     implied: float
+    both_strong: float
     implies_back: float
     fills: float
     recurs: float
@@ -118,6 +120,7 @@ class PairEvidence:
             len(shared),
             len(parent_images),
             implied,
+            float(np.isin(strong, parent_strong, assume_unique=True).mean()),
             float(np.isin(parent_strong, reached, assume_unique=True).mean()),
             self._fills(strong, reached),
             float(np.isin(parent_images, maps.images(reached), assume_unique=True).mean()),

@@ -14,6 +14,7 @@ from kit.planted import CHILDREN, GRID, N_IMAGES, planted
 from scipy import stats
 
 from glasshouse.plugins.analyzers import hierarchy_controls, hierarchy_maps
+from glasshouse.plugins.analyzers.hierarchy import HierarchyParameters, told_apart
 from glasshouse.plugins.analyzers.hierarchy_controls import Controls, dealt_anew
 from glasshouse.plugins.analyzers.hierarchy_graph import Edge, arranged
 from glasshouse.plugins.testing.conformance import check_analyzer
@@ -94,6 +95,7 @@ def naive_evidence(values_ntf: Array, child: int, parent: int, columns: int) -> 
         "n_images": len(images),
         "n_parent_images": len(parent_images),
         "implied": implied,
+        "both_strong": len(strong[child] & strong[parent]) / len(strong[child]),
         "implies_back": len(strong[parent] & reached[child]) / len(strong[parent]),
         "fills": sum(len(r & reached[child]) for r in touched) / sum(map(len, touched)) if touched else 0,
         "recurs": len({image for image, _ in reached[child]} & parent_images) / len(parent_images),
@@ -276,6 +278,38 @@ def test_planted_parts_and_kinds_are_found_and_nothing_else(planted_warehouse: A
     direct = rows.filter("is_direct")
     assert {(r["feature_id"], r["parent_feature_id"]) for r in direct.to_dicts()}.isdisjoint(same)
     assert direct.filter(pl.col("kind") != "implied").height == len(CHILDREN) - len(same) - 1  # 5 → 0 goes by way of 4
+
+
+CLEAR_KIND = {
+    "implied": 0.75, "both_strong": 0.6, "implies_back": 0.2, "fills": 0.8, "recurs": 0.4, "q": 0.01,
+    "q_pictures": 1.0, "q_among_shared": 1.0, "picture_lift": 1.0, "expected_among_shared": 0.3,
+}  # fmt: skip
+CLEAR_PART = CLEAR_KIND | {"implied": 0.95, "fills": 0.1, "q_pictures": 0.0, "q_among_shared": 0.0, "picture_lift": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        (CLEAR_KIND, "kind_of"),
+        (CLEAR_KIND | {"implied": 0.69}, None),
+        (CLEAR_KIND | {"both_strong": 0.29}, None),
+        (CLEAR_KIND | {"implies_back": 0.51}, None),
+        (CLEAR_KIND | {"fills": 0.49}, None),
+        (CLEAR_KIND | {"q": 0.06}, None),
+        (CLEAR_KIND | {"implied": 0.95, "both_strong": 0.29}, "implied"),
+        (CLEAR_KIND | {"implied": 0.95, "recurs": 0.95}, "same"),
+        (CLEAR_PART, "part_of"),
+        (CLEAR_PART | {"implied": 0.89}, None),
+        (CLEAR_PART | {"both_strong": 0.29}, "implied"),
+        (CLEAR_PART | {"implies_back": 0.64}, "implied"),
+        (CLEAR_PART | {"expected_among_shared": 0.48}, "implied"),
+        (CLEAR_PART | {"recurs": 0.24}, "implied"),
+        (CLEAR_PART | {"implies_back": 0.92}, "same"),
+    ],
+)
+def test_each_limit_decides(row: dict[str, float], kind: str | None) -> None:
+    found = told_apart(pl.DataFrame([row]), HierarchyParameters())["kind"].to_list()
+    assert found == ([kind] if kind else [])
 
 
 def test_the_published_rule_does_not_tell_them_apart(planted_warehouse: Any) -> None:

@@ -1,6 +1,7 @@
 """Hierarchies on a rendered world: told edges are right, controls have few, and what is not reached has its reason.
 
-The limits of the rule were chosen on other worlds; the truth of what a feature stands for comes from masks alone.
+The limits of the rule were chosen on another world and on several dictionaries; the truth of what a feature stands for
+comes from masks alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from benchmarks.truth.hierarchy import REPORTED_ON, TOLD, HierarchyTruth, edges_
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")]
 
-N = 2000
+N = 1500
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,8 @@ def test_told_edges_are_right_and_find_what_detectors_make(rendered: Any, truth:
     told = truth.judged(edges_of(rendered, "patches", "tested", TOLD))
     print(published, told, sep="\n")
     assert told.n_true >= 15
-    assert told.precision >= 0.8 and told.precision_told >= 0.85
-    assert told.recall >= 0.5
+    assert told.precision >= 0.78 and told.precision_told >= 0.85
+    assert told.recall >= 0.6
     assert published.precision < told.precision - 0.1
     assert told.right_kind >= 0.85
 
@@ -48,13 +49,16 @@ def test_what_is_implied_and_not_told_is_hardly_ever_wrong(rendered: Any, truth:
 
 
 def test_controls_have_little_to_tell(rendered: Any, truth: HierarchyTruth) -> None:
+    """Colours survive in an encoder that was never trained, so some of its edges are right; no word's relation is."""
     assert edges_of(rendered, "shuffled", "tested") == []
-    told = truth.judged(edges_of(rendered, "patches", "tested", TOLD))
+    edges = edges_of(rendered, "patches", "tested", TOLD)
+    told = truth.judged(edges)
+    assert truth.judged_by_chance(edges) <= 0.2 < told.precision
     untrained = HierarchyTruth(rendered, "untrained")
     found = untrained.judged(edges_of(rendered, "untrained", "tested", TOLD))
-    print(found)
-    assert found.counts["right"] <= told.counts["right"] / 4
-    assert found.precision < 0.5
+    print(found, truth.judged_by_chance(edges))
+    assert found.counts["right"] <= told.counts["right"] * 0.6 and found.precision < told.precision - 0.1
+    assert found.n_true == 0 and "found" not in untrained.reached(edges_of(rendered, "untrained", "tested")).values()
 
 
 def test_every_relation_is_found_or_has_its_reason(rendered: Any, truth: HierarchyTruth) -> None:
