@@ -4,6 +4,6 @@ SELECT image_id, feature_id, value, token
 FROM (
     SELECT image_id, feature_id, value, token FROM shard_rows WHERE rank >= 0
     UNION ALL
-    SELECT image_id, feature_id, value, token FROM old.activations
+    SELECT image_id, feature_id, value, token FROM "the old".activations
 )
 ORDER BY feature_id, value DESC, image_id;

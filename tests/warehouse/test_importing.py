@@ -219,3 +219,11 @@ def test_any_sparse_matrix_comes_back(warehouse: Warehouse, data: st.DataObject)
         assert warehouse.feature_statistics("any")["n_active"].to_list() == (matrix > 0).sum(0).tolist()
     finally:
         warehouse.drop("space", "any")
+
+
+@pytest.mark.parametrize("name", ["old", "main", "temp", "select", "activations"])
+def test_a_space_may_have_the_name_of_something_in_duckdb(warehouse: Any, name: str) -> None:
+    acts_nf = np.random.default_rng(0).random((3, 4)).astype(np.float32)
+    warehouse.import_features(name, acts_nf, images=[0, 1, 2])
+    assert warehouse.feature_statistics(name).height == 4
+    assert warehouse.sql("SELECT count(*) AS n FROM activations WHERE space = $space", {"space": name})["n"][0] == 12

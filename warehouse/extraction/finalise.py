@@ -128,11 +128,12 @@ def _build(
         limit_memory(connection)
         connection.execute(read_sql("space.sql"))
         if final.exists():
-            connection.execute(f"ATTACH {literal(final)} AS old (READ_ONLY)")
+            connection.execute(f'ATTACH {literal(final)} AS "the old" (READ_ONLY)')
         else:
             own_name = _own_name(connection)
-            connection.execute("ATTACH ':memory:' AS old")
-            connection.execute("USE old")
+            # A blank in it: no space can have this name, which would be the new file's own.
+            connection.execute("ATTACH ':memory:' AS \"the old\"")
+            connection.execute('USE "the old"')
             connection.execute(read_sql("space.sql"))
             connection.execute(f"USE {own_name}")
         _name_shard_rows(connection, rows)
@@ -142,7 +143,7 @@ def _build(
         )
         connection.execute(
             "INSERT INTO space_images SELECT image_id FROM "
-            "(SELECT image_id FROM old.space_images UNION ALL SELECT image_id FROM new_images) ORDER BY image_id"
+            '(SELECT image_id FROM "the old".space_images UNION ALL SELECT image_id FROM new_images) ORDER BY image_id'
         )
         connection.execute(read_sql("queries/finalise_top_features.sql"))
         connection.execute(read_sql("queries/finalise_activations.sql"))
