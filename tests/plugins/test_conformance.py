@@ -30,7 +30,7 @@ class Good(Analyzer[Parameters]):
 
 
 def test_what_keeps_the_contract_passes(small_warehouse: Any) -> None:  # noqa: F811
-    assert sorted(check_analyzer("good", Good(), small_warehouse)) == ["cls", "odd", "patches"]
+    assert sorted(check_analyzer("good", Good(), small_warehouse)) == ["cls", "dinoised", "odd", "patches"]
 
 
 class Moody(Good):

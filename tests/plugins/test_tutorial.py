@@ -65,7 +65,7 @@ def test_the_tutorial_works_as_written(environment: Path, tmp_path: Path) -> Non
     assert len(done.stdout.splitlines()) == 6, done.stdout
     assert run(environment, ["glasshouse", "analyze", "selectivity", "--attribute", "shape"], tmp_path).stdout.count(
         "nothing to do"
-    ) == len(("cls", "patches"))
+    ) == len(("cls", "dinoised", "patches"))
     listed = run(environment, ["glasshouse", "plugins"], tmp_path).stdout
     (row,) = [line for line in listed.splitlines() if "selectivity" in line]
     assert row.split()[0] == "analyzer" and row.split()[-1] == "0.1"

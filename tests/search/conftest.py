@@ -48,7 +48,8 @@ def searched_demo(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("searched") / "demo.glasshouse"
     shutil.copytree(small_demo, root)
     opened = Warehouse(root, Plugins(external=False))
-    opened.analyze("concepts")
+    for space in ("cls", "patches"):
+        opened.analyze("concepts", space)
     embed_texts(opened, "clip", ["", *WORDS])
     opened.close()
     return root
