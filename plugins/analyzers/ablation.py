@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glasshouse.plugins.analyzers.ablation_edits import Change, Floats, Ints, TokenEdits
-from glasshouse.schema.errors import GlasshouseError, ModelError, UsageError
+from glasshouse.plugins.analyzers.space_models import encoder_of, sae_of
+from glasshouse.schema.errors import GlasshouseError, UsageError
 from glasshouse.warehouse.contracts import EditingEncoder, Encoder, HookPoint, SparseAutoencoder
 
 if TYPE_CHECKING:
@@ -75,37 +76,18 @@ def load_model(view: AnalysisView, device: str) -> Model:
             f"The rows of the space '{view.space}' are pooled over tokens ({tokens}), and no token can be given back "
             "its part. Ablation needs --tokens cls or patches."
         )
-    encoder = _encoder(view, spec, device)
+    encoder = encoder_of(view, device)
     if not isinstance(encoder, EditingEncoder):
         raise UsageError(
             f"{spec} cannot run on with edited activations, so nothing can be taken out of it. Its plugin would have "
             "to offer `forward_edited` (EditingEncoder)."
         )
-    sae = view.warehouse.plugins.load_sae(record["sae_spec"], encoder.device)  # type: ignore[union-attr]
-    _check_same("SAE", record["sae_spec"], sae.fingerprint, record["sae_fingerprint"], view.space)
+    sae = sae_of(view, encoder.device)
     point = next(point for point in encoder.hook_points() if point.name == hook)
     rows = slice(0, 1) if tokens == "cls" else slice(point.n_prefix, None)
     model = Model(encoder, encoder, sae, point, rows)
     _check_reaches(model, view.space)
     return model
-
-
-def _encoder(view: AnalysisView, spec: str, device: str) -> Encoder:
-    memory = view.warehouse.searching
-    with memory.lock:
-        if (spec, device) not in memory.encoders:
-            memory.encoders[spec, device] = view.warehouse.load_encoder(spec, device)
-        encoder: Encoder = memory.encoders[spec, device]
-    _check_same("encoder", spec, encoder.fingerprint, view.record["encoder_fingerprint"], view.space)
-    return encoder
-
-
-def _check_same(what: str, spec: str, now: str, then: str, space: str) -> None:
-    if now != then:
-        raise ModelError(
-            f"The {what} {spec} has other weights than when the space '{space}' was extracted. Put the old ones back, "
-            f"or drop the space and extract it again."
-        )
 
 
 def _check_reaches(model: Model, space: str) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from glasshouse.schema.errors import ModelError, UsageError
+from glasshouse.plugins.analyzers.space_models import sae_of
+from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.contracts import SparseCodes
 
 if TYPE_CHECKING:
     from glasshouse.plugins.view import AnalysisView
-    from glasshouse.warehouse.contracts import Encoder, SparseAutoencoder
 
 Floats = npt.NDArray[np.float32]
 HOOK = "dinoised"
@@ -88,43 +88,3 @@ def decoder_bias(view: AnalysisView) -> Floats | None:
     """Return what is decoded where no feature is active, float32 [E]; None for other spaces."""
     found = decoder(view)
     return None if found is None else found.bias_e
-
-
-def sae_of(view: AnalysisView) -> SparseAutoencoder:
-    """Load the SAE of a space.
-
-    Raises:
-        UsageError: the warehouse was opened without plugins.
-        ModelError: it cannot be loaded, or has other weights than when the space was extracted.
-    """
-    plugins = view.warehouse.plugins
-    if plugins is None:
-        raise UsageError(
-            "This warehouse was opened without plugins, which an SAE by its spec needs. Open it with "
-            "Warehouse.open(…, plugins=Plugins())."
-        )
-    sae = plugins.load_sae(view.record["sae_spec"])
-    if sae.fingerprint != view.record["sae_fingerprint"]:
-        raise ModelError(
-            f"{sae.spec} has other weights than when the space '{view.space}' was extracted. {_again(view)}"
-        )
-    return sae
-
-
-def encoder_of(view: AnalysisView, device: str = "cpu") -> Encoder:
-    """Load the encoder of a space, whose texts lie where its decoder does.
-
-    Raises:
-        UsageError: the warehouse was opened without plugins.
-        ModelError: it cannot be loaded, or has other weights than when the space was extracted.
-    """
-    encoder = view.warehouse.load_encoder(view.record["encoder_spec"], device)
-    if encoder.fingerprint != view.record["encoder_fingerprint"]:
-        raise ModelError(
-            f"{encoder.spec} has other weights than when the space '{view.space}' was extracted. {_again(view)}"
-        )
-    return encoder
-
-
-def _again(view: AnalysisView) -> str:
-    return f"Put the old ones back, or run `glasshouse drop space {view.space}` and extract it again."

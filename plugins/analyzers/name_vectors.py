@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from glasshouse.plugins.analyzers.clip_space import decoder, encoder_of
+from glasshouse.plugins.analyzers.clip_space import decoder
+from glasshouse.plugins.analyzers.space_models import encoder_of
 from glasshouse.plugins.labelers.vocabulary import concepts_run, unit_rows
 from glasshouse.schema.errors import UsageError
 from glasshouse.schema.texts import read_sql

@@ -16,8 +16,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from glasshouse.plugins.analyzer import Analyzer, Parameters, Rows
-from glasshouse.plugins.analyzers.clip_space import decoder, encoder_of, require_clip_space, sae_of
+from glasshouse.plugins.analyzers.clip_space import decoder, require_clip_space
 from glasshouse.plugins.analyzers.locality import masked_images, masks_by_image, values_of
+from glasshouse.plugins.analyzers.space_models import encoder_of, sae_of
 from glasshouse.plugins.segmentation.patches import Contributions, best_class, decoded, probabilities
 from glasshouse.plugins.segmentation.pixels import (
     Classes,

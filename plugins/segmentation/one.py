@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from glasshouse.plugins.analyzers.clip_space import (
-    HOOK,
-    HOW,
-    decoder,
-    encoder_of,
-    require_clip_space,
-    sae_of,
-)
+from glasshouse.plugins.analyzers.clip_space import HOOK, HOW, decoder, require_clip_space
+from glasshouse.plugins.analyzers.space_models import encoder_of, sae_of
 from glasshouse.plugins.segmentation.patches import Contributions
 from glasshouse.plugins.segmentation.picture import Segmenter
 from glasshouse.plugins.segmentation.pixels import NOWHERE, UNKNOWN, Classes, classes_of_pixels

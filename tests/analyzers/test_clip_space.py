@@ -10,14 +10,8 @@ import pytest
 import torch
 from kit.clip_space import WIDTH, clip_space, sae_tensors
 
-from glasshouse.plugins.analyzers.clip_space import (
-    decoder,
-    decoder_bias,
-    decoder_vectors,
-    encoder_of,
-    require_clip_space,
-    sae_of,
-)
+from glasshouse.plugins.analyzers.clip_space import decoder, decoder_bias, decoder_vectors, require_clip_space
+from glasshouse.plugins.analyzers.space_models import encoder_of, sae_of
 from glasshouse.plugins.manager import Plugins
 from glasshouse.plugins.saes import own_format
 from glasshouse.plugins.view import AnalysisView

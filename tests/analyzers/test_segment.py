@@ -12,8 +12,9 @@ from PIL import Image
 from polars.testing import assert_frame_equal
 
 from glasshouse.plugins.analyzers import segment
-from glasshouse.plugins.analyzers.clip_space import decoder, encoder_of
+from glasshouse.plugins.analyzers.clip_space import decoder
 from glasshouse.plugins.analyzers.segment import Segment, drawn
+from glasshouse.plugins.analyzers.space_models import encoder_of
 from glasshouse.plugins.segmentation.drawing import colour_of, drawing
 from glasshouse.plugins.segmentation.one import Ask, segmented
 from glasshouse.plugins.segmentation.pixels import NOWHERE, UNKNOWN

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.schema.errors import UsageError
-from glasshouse.warehouse.contracts import Encoder, PluginSet
+from glasshouse.warehouse.contracts import Encoder, PluginSet, SparseAutoencoder
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.search.memory import SearchMemory
 from glasshouse.warehouse.search.questions import MIN_IMAGES, ImageName, Question
@@ -50,6 +50,26 @@ class WarehouseSearch(WarehouseShowing):
             ModelError: it cannot be loaded.
         """
         return self._need_plugins("an encoder by its spec").load_encoder(spec, device)
+
+    def kept_encoder(self, spec: str, device: str = "cpu") -> Encoder:
+        """Load an encoder, or return the one that was loaded before; it is kept as long as this `Warehouse`.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        memory, key = self.searching, (spec, device)
+        with memory.lock:
+            if key not in memory.encoders:
+                memory.encoders[key] = self.load_encoder(spec, device)
+            return memory.encoders[key]
+
+    def load_sae(self, spec: str, device: str = "cpu") -> SparseAutoencoder:
+        """Load a sparse autoencoder from its spec.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        return self._need_plugins("an SAE by its spec").load_sae(spec, device)
 
     def search(
         self,

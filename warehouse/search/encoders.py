@@ -59,12 +59,7 @@ def encoder_of(warehouse: WarehouseSearch, record: EmbeddingRecord, device: str 
             f"The embedding '{record.name}' was imported: its encoder is not known, so no words or pictures can be "
             "compared with it. Name another embedding, or make one with `glasshouse embed`."
         )
-    memory = warehouse.searching
-    with memory.lock:
-        key = (record.encoder_spec, device)
-        if key not in memory.encoders:
-            memory.encoders[key] = warehouse.load_encoder(record.encoder_spec, device)
-        encoder = memory.encoders[key]
+    encoder = warehouse.kept_encoder(record.encoder_spec, device)
     if encoder.fingerprint != record.encoder_fingerprint:
         raise ModelError(
             f"{record.encoder_spec} has other weights than when the embedding '{record.name}' was made, so the two "
