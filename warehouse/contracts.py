@@ -119,6 +119,76 @@ class EditingEncoder(Protocol):
         """
 
 
+class ClassRelevance(NamedTuple):
+    """How much each token's activations count for one class of each image.
+
+    `activations_btd` and `relevance_btd` are float32 [batch, token, width], `logits_bc` float32 [batch, C].
+    """
+
+    activations_btd: torch.Tensor
+    relevance_btd: torch.Tensor
+    logits_bc: torch.Tensor
+
+
+RelevanceMethod = Literal["gradient", "crp"]
+"""`gradient`: activation × gradient of the logit. `crp`: relevance propagated back from the logit (LRP), as CRP has it."""
+
+
+@runtime_checkable
+class ClassifyingEncoder(Protocol):
+    """What an encoder with a classifier may offer on top: its outputs, and how they come about."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the classifier's outputs in their order, numbers where the model names none; None without one."""
+
+    def forward_logits(
+        self,
+        batch_bchw: torch.Tensor,
+        hook: str | None = None,
+        edit: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Return the classifier's outputs before softmax, float32 [batch, C]; with `hook` and `edit` of an edited pass.
+
+        Args:
+            batch_bchw: as for `forward`.
+            hook: name of a hook point, or None for a pass as it is.
+            edit: as for `EditingEncoder.forward_edited`.
+
+        Raises:
+            UsageError: no classifier, a hook that does not exist, or a batch that does not fit.
+        """
+
+    def class_relevance(
+        self, batch_bchw: torch.Tensor, hook: str, classes_b: torch.Tensor, method: RelevanceMethod
+    ) -> ClassRelevance:
+        """Say how much what a hook point gives counts for a class's logit, token by token and neuron by neuron.
+
+        Args:
+            batch_bchw: as for `forward`.
+            hook: name of a hook point.
+            classes_b: the class asked about for each image, int64 [batch].
+            method: how; see `RelevanceMethod`.
+
+        Raises:
+            UsageError: no classifier, a hook that does not exist, or a model that `crp` cannot propagate through.
+            ModelError: `crp` without the extra `attribution`.
+        """
+
+    def component_maps(self, batch_bchw: torch.Tensor, hook: str, features_b: torch.Tensor) -> torch.Tensor:
+        """Say which pixels make a neuron of a hook point active on each image: CRP, float32 [batch, H, W].
+
+        Args:
+            batch_bchw: as for `forward`.
+            hook: name of a hook point.
+            features_b: the neuron asked about for each image, int64 [batch].
+
+        Raises:
+            UsageError: a hook that does not exist, or a model that CRP cannot propagate through.
+            ModelError: without the extra `attribution`.
+        """
+
+
 class SparseCodes(NamedTuple):
     """Non-zero codes of n rows, ordered by row, then feature. CPU tensors of one length, nnz.
 

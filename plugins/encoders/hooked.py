@@ -45,6 +45,8 @@ class Tower:
         embed_texts: texts to embeddings [n, E], or None without a text tower.
         transform: the model's preprocessing.
         architecture: what the weights' shapes do not say (heads, activation function), JSON-able.
+        classify: one full pass, images [batch, 3, H, W] to the classifier's outputs [batch, C], or None without one.
+        class_names: of these outputs, in their order; None where the model names none.
     """
 
     model: nn.Module
@@ -53,6 +55,8 @@ class Tower:
     transform: ImageTransform
     architecture: Mapping[str, Any]
     embed_texts: Callable[[Sequence[str]], torch.Tensor] | None = None
+    classify: Callable[[torch.Tensor], torch.Tensor] | None = None
+    class_names: Sequence[str] | None = None
 
 
 class _Stop(Exception):
