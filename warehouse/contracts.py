@@ -131,7 +131,7 @@ class ClassRelevance(NamedTuple):
 
 
 RelevanceMethod = Literal["gradient", "crp"]
-"""`gradient`: activation × gradient of the logit. `crp`: relevance propagated back from the logit (LRP), as CRP has it."""
+"""`gradient`: activation × gradient of the logit. `crp`: relevance propagated back from the logit (LRP), as in CRP."""
 
 
 @runtime_checkable
