@@ -1,6 +1,7 @@
 """One implementation of the `Encoder` contract for every library: a tower of modules that is read by hooks.
 
-Owns `Tower` (what a library's loader puts together) and `HookedEncoder`; `tapping.py` has the single hook point.
+Owns `Tower` (what a library's loader puts together) and `HookedEncoder`; `tapping.py` has the single hook point,
+`classifying.py` the classifier on top.
 Rules: PyTorch's forward hooks on the real modules, so that what is read is what the library computes; one pass for
 any number of hooks; the pass ends after the last tap that is needed; activations leave as float32.
 """
@@ -17,6 +18,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.plugins.devices import torch_device
+from glasshouse.plugins.encoders.classifying import Classifying
 from glasshouse.plugins.encoders.preprocessing import ImageTransform
 from glasshouse.plugins.encoders.tapping import Tap as Tap
 from glasshouse.plugins.encoders.tapping import attach, attach_edit, first_tensor, hook_point
@@ -71,10 +73,11 @@ class _Probe:
     embedding_width: int = 0
 
 
-class HookedEncoder:
-    """A tower on one device, as an `Encoder`. Passes of several threads run one after the other.
+class HookedEncoder(Classifying):
+    """A tower on one device, as an `Encoder` and a `ClassifyingEncoder`.
 
-    On CUDA the pass runs under bfloat16 autocast, on the CPU in float32; either way float32 comes out.
+    Passes of several threads run one after the other. On CUDA they run under bfloat16 autocast, on the CPU in float32;
+    either way float32 comes out.
     """
 
     def __init__(self, spec: str, tower: Tower, device: str) -> None:
@@ -166,14 +169,20 @@ class HookedEncoder:
         Raises:
             UsageError: a hook that does not exist, a batch whose shape does not fit, or an edit of another shape.
         """
-        if hook not in self._probe.points:
-            raise self._no_such_hook(hook)
-        self._check_batch(batch_bchw)
-        tap = self._tower.taps[hook]
+        return self._edited_pass(batch_bchw, hook, edit, self._tower.embed_images)
+
+    def _edited_pass(
+        self,
+        batch_bchw: torch.Tensor,
+        hook: str,
+        edit: Callable[[torch.Tensor], torch.Tensor],
+        run: Callable[[torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        tap = self._checked_tap(batch_bchw, hook)
         with self._lock, self._numerics():
             handle = attach_edit(tap, partial(self._edited, tap, edit))
             try:
-                return self._tower.embed_images(batch_bchw.to(self.device, non_blocking=True)).float()
+                return run(batch_bchw.to(self.device, non_blocking=True)).float()
             finally:
                 handle.remove()
 
@@ -254,6 +263,12 @@ class HookedEncoder:
             if point and n_calls[name] == 1 and shape[0] == n_images:
                 probe.points[name] = point
         return probe
+
+    def _checked_tap(self, batch_bchw: torch.Tensor, hook: str) -> Tap:
+        if hook not in self._probe.points:
+            raise self._no_such_hook(hook)
+        self._check_batch(batch_bchw)
+        return self._tower.taps[hook]
 
     def _check_batch(self, batch_bchw: torch.Tensor) -> None:
         expected = (3, *self._tower.transform.output_size)

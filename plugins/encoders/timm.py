@@ -51,7 +51,7 @@ def load(name: str, device: str) -> HookedEncoder:
     spec, timm = f"timm:{name}", _library()
     if name.startswith("hf-hub:"):
         with hub_errors(spec, PLACE):
-            return _encoder(timm.create_model(name, pretrained=True), spec, device)
+            return _encoder(timm.create_model(name, pretrained=True), spec, device, published=True)
     architecture, _, random = name.partition("/")
     seed = seed_of(spec, random) if random else None
     if seed is not None:
@@ -62,7 +62,7 @@ def load(name: str, device: str) -> HookedEncoder:
         raise ModelError(f"There is no folder {name}. {FOLDER_HOLDS}")
     _check_name(name, with_weights=True)
     with hub_errors(spec, PLACE):
-        return _encoder(timm.create_model(name, pretrained=True), spec, device)
+        return _encoder(timm.create_model(name, pretrained=True), spec, device, published=True)
 
 
 def load_folder(folder: Path, device: str, spec: str) -> HookedEncoder:
@@ -83,7 +83,7 @@ def load_folder(folder: Path, device: str, spec: str) -> HookedEncoder:
         raise ModelError(f"{folder} cannot be loaded by timm: {one_line(error)}. {FOLDER_HOLDS}") from error
 
 
-def _encoder(model: Any, spec: str, device: str) -> HookedEncoder:
+def _encoder(model: Any, spec: str, device: str, *, published: bool = False) -> HookedEncoder:
     from timm.data import resolve_model_data_config  # late: _library() has imported it already
 
     model.eval()
@@ -101,7 +101,32 @@ def _encoder(model: Any, spec: str, device: str) -> HookedEncoder:
             "model_args": _json_able(known.get("model_args") or {}),
         },
     )
+    if getattr(model, "num_classes", 0):
+        tower.classify = lambda batch_bchw: model.forward_head(model.forward_features(batch_bchw))
+        tower.class_names = class_names_of(known, int(model.num_classes), published=published)
     return HookedEncoder(spec, tower, device)
+
+
+def class_names_of(known: Mapping[str, Any], n_classes: int, *, published: bool) -> list[str] | None:
+    """Names of a classifier's outputs, where the model's configuration says them.
+
+    Args:
+        known: the model's `pretrained_cfg`; `label_names` (a list, or numbers to names) and `label_descriptions`
+            (names to words) come from config.json.
+        n_classes: of the model; other numbers of names are those of another classifier.
+        published: the weights are those that `known` speaks of. Then a tag that ends in `in1k` says that its outputs
+            are the 1,000 classes of ImageNet, whose words timm knows.
+    """
+    from timm.data import ImageNetInfo  # late: _library() has imported it already
+
+    labels, words = known.get("label_names") or (), dict(known.get("label_descriptions") or {})
+    if isinstance(labels, Mapping):  # JSON turns numbers into strings
+        labels = [labels[key] for number in range(len(labels)) if (key := str(number)) in labels]
+    if len(labels) == n_classes:
+        return [str(words.get(label, label)) for label in labels]
+    if published and n_classes == 1000 and str(known.get("tag") or "").endswith("in1k"):
+        return [str(name) for name in ImageNetInfo().label_descriptions()]
+    return None
 
 
 def transform_of(config: Mapping[str, Any], spec: str) -> ImageTransform:
