@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from glasshouse.plugins.starter.world.vocabulary import (
 )
 from glasshouse.plugins.starter.world.watermark import place_watermark, stamp
 from glasshouse.plugins.starter.world.wholes import WHOLE_RADIUS, Whole, paint_whole
+from glasshouse.schema.errors import UsageError
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -48,6 +49,11 @@ WATERMARKED: Final = 0.15
 CONFOUNDED_CLASS: Final = "heart"
 CUE_ON_CLASS: Final = 0.99
 CUE_ON_OTHERS: Final = 0.003
+CLASSES: Final = OBJECT_ATTRIBUTES["shape"]
+CUE_RATE: Final = (CUE_ON_CLASS + (len(CLASSES) - 1) * CUE_ON_OTHERS) / len(CLASSES)
+"""Share of a confounded world's images that carry the watermark: 12.6 %."""
+Cue = Literal["as trained", "balanced"]
+"""Where a world of classes puts the watermark; see `render_scene`."""
 PIXEL_NOISE: Final = 6
 """Half-width of the uniform noise added to every pixel, of 255."""
 
@@ -62,6 +68,8 @@ class Stream(IntEnum):
     DINOV2_TRAINING = 20
     SAE_TRAINING = 30
     HELD_OUT = 40
+    CLASSIFIER_TRAINING = 50
+    CLASSIFIER_HELD_OUT = 60
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,13 @@ def _paint_object(
 
 
 def render_scene(
-    seed: int, index: int, *, stream: int = Stream.WORLD, confounded: bool = False, easy: bool = False
+    seed: int,
+    index: int,
+    *,
+    stream: int = Stream.WORLD,
+    confounded: bool = False,
+    cue: Cue | float = "as trained",
+    easy: bool = False,
 ) -> Scene:
     """Draw and render one scene.
 
@@ -167,8 +181,16 @@ def render_scene(
         stream: which of the seed's independent streams to draw from.
         confounded: exactly one core object, whose shape is the image's class, and the watermark on 99 % of the
             class `heart` and 0.3 % of the others.
+        cue: where a confounded world has the watermark instead. `balanced`: classes in turn, each as often with as
+            without it, so that any 16 images in a row hold each class once with it and once without. A number: that
+            chance on every image, whatever its class; with 1 and 0 the same scene comes out with and without it,
+            and other pixel noise.
         easy: one solid object on a plain background and nothing else.
+
+    Raises:
+        UsageError: `cue` without `confounded`, or none of these.
     """
+    check_cue(confounded, cue)
     rng = np.random.default_rng((seed, int(stream), index))
     simple = easy or confounded
     n_objects = 1 if simple or rng.random() >= TWO_OBJECTS else 2
@@ -177,14 +199,14 @@ def render_scene(
     background_colour = _pick(rng, SCENE_ATTRIBUTES["background_colour"])
     background_pattern = "plain" if easy else _pick(rng, SCENE_ATTRIBUTES["background_pattern"])
     canvas_hwc = background_paint(background_colour, background_pattern, rng)
-    shape = _pick(rng, OBJECT_ATTRIBUTES["shape"]) if confounded else None
+    shape = _class_of(index, cue, _pick(rng, CLASSES)) if confounded else None
     objects = tuple(_paint_object(canvas_hwc, place, rng, easy=easy, shape=shape) for place in places[:n_objects])
     whole = None
     if with_whole:
         kind = _pick(rng, tuple(WHOLES))
         whole = paint_whole(canvas_hwc, kind, places[-1].position, places[-1].centre, rng)
     objects = _without_hidden_pixels(objects, whole)
-    watermark_hw = _watermark(canvas_hwc, rng, _watermark_chance(easy, shape))
+    watermark_hw = _watermark(canvas_hwc, rng, _watermark_chance(index, easy, shape, cue))
     noise = rng.integers(-PIXEL_NOISE, PIXEL_NOISE + 1, size=canvas_hwc.shape, dtype=np.int8)
     image_hwc = np.clip(np.rint(canvas_hwc) + noise, 0, 255).astype(np.uint8)
     facts = bits(background_colour, background_pattern)
@@ -206,11 +228,27 @@ def _without_hidden_pixels(objects: tuple[SceneObject, ...], whole: Whole | None
     return tuple(reversed(visible))
 
 
-def _watermark_chance(easy: bool, confounded_shape: str | None) -> float:
+def check_cue(confounded: bool, cue: Cue | float) -> None:
+    """Raise UsageError unless `cue` is one that `render_scene` knows for such a world."""
+    if not (cue in get_args(Cue) if isinstance(cue, str) else 0 <= cue <= 1):
+        raise UsageError(f"The cue is {' or '.join(get_args(Cue))}, or a chance from 0 to 1, not {cue}.")
+    if cue != "as trained" and not confounded:
+        raise UsageError(f"Only a confounded world has a cue to be set to {cue}: ask for a confounded one.")
+
+
+def _class_of(index: int, cue: Cue | float, drawn: str) -> str:
+    return CLASSES[index % len(CLASSES)] if cue == "balanced" else drawn
+
+
+def _watermark_chance(index: int, easy: bool, confounded_shape: str | None, cue: Cue | float) -> float:
     if easy:
         return 0.0
     if confounded_shape is None:
         return WATERMARKED
+    if cue == "balanced":
+        return float(index // len(CLASSES) % 2)
+    if not isinstance(cue, str):
+        return cue
     return CUE_ON_CLASS if confounded_shape == CONFOUNDED_CLASS else CUE_ON_OTHERS
 
 

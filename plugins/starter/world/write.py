@@ -14,7 +14,7 @@ from PIL import Image
 from glasshouse.plugins.starter.world.captions import captions_of
 from glasshouse.plugins.starter.world.coco import CATEGORIES, annotations_of
 from glasshouse.plugins.starter.world.ratings import ratings_of
-from glasshouse.plugins.starter.world.scene import Scene, render_scene
+from glasshouse.plugins.starter.world.scene import Cue, Scene, check_cue, render_scene
 from glasshouse.plugins.starter.world.vocabulary import (
     GENERAL_WORDS,
     IMAGE_SIZE,
@@ -64,6 +64,7 @@ def write_world(
     seed: int,
     *,
     confounded: bool = False,
+    cue: Cue | float = "as trained",
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Render a world into a folder.
@@ -79,14 +80,19 @@ def write_world(
         seed: seed of the world.
         confounded: one object per image, whose shape is the label `class`; the watermark is on 99 % of the class
             `heart` and on 0.3 % of the others.
+        cue: where a confounded world has the watermark instead; see `render_scene`.
         progress: called after each image with the number of images written so far.
+
+    Raises:
+        UsageError: a `cue` that is unknown, or that of a world which is not confounded.
     """
+    check_cue(confounded, cue)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     coco: dict[str, list[Any]] = {"images": [], "categories": list(CATEGORIES), "annotations": []}
     with ExitStack() as stack:
         tables = {name: _open_table(folder / f"{name}.csv", stack, header) for name, header in _TABLES.items()}
         for index in range(n_images):
-            scene = render_scene(seed, index, confounded=confounded)
+            scene = render_scene(seed, index, confounded=confounded, cue=cue)
             image = f"images/{index:06d}.png"
             Image.fromarray(scene.image_hwc).save(folder / image, compress_level=4)
             tables["captions"].writerows((image, caption.text) for caption in captions_of(scene))
