@@ -73,12 +73,14 @@ def prepare(warehouse: Warehouse, n_features: int) -> None:
             "feature_id": pa.array(np.arange(n_features, dtype=np.int32)),
             "embedding": [TEXTS] * n_features,
             "crop": [False] * n_features,
+            "by": ["activation"] * n_features,
+            "class_name": [""] * n_features,
             "n_images": pa.array(np.full(n_features, 30, np.int32)),
             "vector": vectors.cast(pa.list_(pa.float32())),
         },
         schema=Concepts.schema,
     )
-    request = Request("concepts", "1", "cls", {}, {"embedding": TEXTS, "crop": False})
+    request = Request("concepts", "1", "cls", {}, {"embedding": TEXTS, "crop": False, "by": "activation"})
     outcome = Outcome(rows, [], datetime.now(UTC).replace(tzinfo=None), 0.0)
     commit_run(warehouse.layout, request, ResultTable("concepts", Concepts.schema), outcome)
 

@@ -7,8 +7,8 @@ is noted, so that a result knows when it has become stale.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -41,7 +41,8 @@ class Analyzer(Generic[ParametersT]):
         summary: one line for `glasshouse analyze --help`.
         parameters: the model of its parameters.
         schema: the columns of its table; `feature_id` (int32) first. A column `vector`, a list of float32 of equal
-            lengths, goes to LanceDB instead. `space`, `run_id` and `stale` are added by the runner.
+            lengths (or null in every row), goes to LanceDB instead; with it a feature has one row, or several that a
+            column `rank` (int32) counts from 0. `space`, `run_id` and `stale` are added by the runner.
         requires: analyzers whose latest result it reads; missing or stale ones are run first, with their defaults.
         facets: names of parameters for whose values results stand side by side: `monosemanticity` keeps its variants
             `top` and `all` apart. Of runs that differ in other parameters the newest counts. Put the facets into the
@@ -73,6 +74,17 @@ class Analyzer(Generic[ParametersT]):
             UsageError: the analysis is not possible here (no ratings, no such embedding); says what to type.
         """
         return parameters
+
+    def requires_with(self, view: AnalysisView, parameters: ParametersT) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Name what it reads on top of `requires` with these parameters: analyzers, and the parameters they need.
+
+        They are run first unless the same run is there. Reading such a result finds it by its facets.
+
+        Args:
+            view: as for `run`.
+            parameters: as `resolve` returned them.
+        """
+        return ()
 
     def asks_a_service(self, view: AnalysisView, parameters: ParametersT) -> bool:
         """Say whether a run would call somebody else's service, which can cost money: `--all` leaves it out then."""

@@ -81,7 +81,18 @@ class Runner:
                 yield from self._ensure(required, space)
             except UsageError as error:
                 raise UsageError(f"'{name}' reads the result of '{required}', which cannot be run: {error}") from error
+        for required, needed in self._required_with(name, space, parameters):
+            for report in self.run(required, space, needed):
+                if report.is_new:
+                    yield report
         yield self._run_one(name, space, parameters, force=force)
+
+    def _required_with(self, name: str, space: str, parameters: Parameters) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Ask an analyzer what it reads with these parameters."""
+        analyzer = self.analyzers.get(name)
+        view = AnalysisView(self.warehouse, space)
+        with self._blamed(name):
+            return analyzer.requires_with(view, analyzer.resolve(view, parameters))
 
     def run_on(
         self, name: str, spaces: Sequence[str], given: Mapping[str, Any] | None = None, *, force: bool = False

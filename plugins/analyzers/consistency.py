@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from glasshouse.plugins.analyzer import Analyzer, Parameters, Rows
-from glasshouse.plugins.analyzers.concepts import ConceptParameters, Examples
 from glasshouse.plugins.analyzers.cooccurrence import require_patches
 from glasshouse.plugins.analyzers.embedding_choice import checked, chosen
+from glasshouse.plugins.analyzers.example_vectors import Examples
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.search.encoders import embedding_record
 
 if TYPE_CHECKING:
-    from glasshouse.plugins.analyzers.crops import FeatureMap
+    from glasshouse.plugins.analyzers.attribution_maps import FeatureMap
     from glasshouse.plugins.view import AnalysisView
     from glasshouse.warehouse.contracts import Encoder
 
@@ -34,6 +34,8 @@ Floats = npt.NDArray[np.float64]
 
 ON_PATCH = 0.5
 """Of a single patch, up-sampled bilinearly, what is above half of it is about the patch itself."""
+
+COLUMNS = ("feature_id", "image_id", "value")
 
 SCHEMA = pa.schema(
     [
@@ -125,7 +127,7 @@ class Consistency(Analyzer[ConsistencyParameters]):
         mixed = no_sums(view.n_features, record.width)
         top = view.top_images(parameters.n)
         images: set[int] = set()
-        for maps in strongest_patches(view, Examples(top["feature_id"].to_numpy(), top["image_id"].to_numpy())):
+        for maps in strongest_patches(view, Examples(*(top[name].to_numpy() for name in COLUMNS))):
             elsewhere = on_random_images(maps, view.image_ids, parameters.seed)
             images |= {found.image_id for found in (*maps, *elsewhere)}
             for sums, cuts in ((own, maps), (mixed, elsewhere)):
@@ -152,7 +154,7 @@ def no_sums(n_features: int, width: int) -> UnitSums:
 
 def strongest_patches(view: AnalysisView, examples: Examples) -> Iterator[list[FeatureMap]]:
     """Yield maps with a single patch, the strongest of the feature on the image (of equal ones the first)."""
-    from glasshouse.plugins.analyzers.crops import maps_by_block  # late: as above
+    from glasshouse.plugins.analyzers.attribution_maps import maps_by_block  # late: as above
 
     for block in maps_by_block(view, examples):
         found = []
@@ -186,14 +188,13 @@ def add_units(
     unreadable: set[int],
 ) -> None:
     """Add the unit vectors of cut-outs; those without a direction are left out."""
-    from glasshouse.plugins.analyzers.crops import embedded_cut_outs  # late: as above
+    from glasshouse.plugins.analyzers.crops import Cutting, embedded_cut_outs  # late: as above
 
-    how = ConceptParameters(embedding=None, n=1, crop=True, crop_threshold=ON_PATCH, crop_margin=context, device="auto")
-    for owners, embedded_be in embedded_cut_outs(view, encoder, maps, how, unreadable):
+    for cuts, embedded_be in embedded_cut_outs(view, encoder, maps, Cutting(ON_PATCH, context), unreadable):
         moved_be = embedded_be.astype(np.float64) - centre_e
         length_b = np.linalg.norm(moved_be, axis=1)
         is_good_b = np.isfinite(length_b) & (length_b > 0)
-        features = np.asarray(owners)[is_good_b]
+        features = np.array([cut.feature_id for cut in cuts])[is_good_b]
         np.add.at(sums.sum_fe, features, moved_be[is_good_b] / length_b[is_good_b, None])
         np.add.at(sums.n_f, features, 1)
 

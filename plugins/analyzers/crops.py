@@ -1,7 +1,7 @@
 """Images cut to where a feature is active, and their embeddings.
 
 Definition (SemanticLens, arXiv 2501.05398): pixels under 1 % of the largest attribution are cut off and the picture is
-cropped to what remains. The attribution of a feature of patches is its map of token activations, up-sampled bilinearly.
+cropped to what remains. Where that is, is said by maps: see `attribution_maps.py`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from glasshouse.plugins.analyzers.concepts import ConceptParameters, ConceptSums, Examples
+from glasshouse.plugins.analyzers.attribution_maps import FeatureMap
 from glasshouse.schema.errors import GlasshouseError, ModelError
-from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.extraction.loading import read_image, stored_images
-from glasshouse.warehouse.search.encoders import EmbeddingRecord, encoder_of
 from glasshouse.warehouse.showing.overlay import heat_of
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
     from glasshouse.plugins.view import AnalysisView
     from glasshouse.warehouse.contracts import Encoder
 
-FEATURES_AT_ONCE = 2048
-"""Features whose maps are in memory at a time."""
 PIECES_AT_ONCE = 8
 """Decoded and cut in parallel before the encoder sees the cut-outs."""
 PIECE = 32
@@ -40,13 +36,24 @@ BATCH = 64
 LONGEST_SIDE = 256
 """Pixels: maps are up-sampled to pictures of at most this size; a cut is exact to a 256th of the picture."""
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels of the picture."""
 
-class FeatureMap(NamedTuple):
-    """Where a feature is active on one image: its activations ≥ 0 over the token grid [rows, columns]."""
 
-    image_id: int
+class CutOut(NamedTuple):
+    """A part of an image that is about a feature."""
+
     feature_id: int
-    map_hw: npt.NDArray[np.float32]
+    image_id: int
+    box: Box
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How pictures are cut: pixels below `threshold` of the map's largest go, `margin` of the longer side is added."""
+
+    threshold: float
+    margin: float
 
 
 def crop_box(
@@ -55,7 +62,7 @@ def crop_box(
     size: tuple[int, int],
     threshold: float,
     margin: float,
-) -> tuple[int, int, int, int]:
+) -> Box:
     """Return the part of a picture where a map is above a share of its maximum: left, top, right, bottom in pixels.
 
     Args:
@@ -84,35 +91,6 @@ def crop_box(
     )
 
 
-def cropped_sums(
-    view: AnalysisView, record: EmbeddingRecord, examples: Examples, parameters: ConceptParameters
-) -> ConceptSums:
-    """Sum the embeddings of each feature's examples, cut to where the feature is active.
-
-    Images whose picture cannot be read are left out; the run notes how many pairs and pictures that are.
-
-    Raises:
-        ModelError: fewer than half of the pictures could be read; so few examples would be worse than what is stored.
-    """
-    encoder = encoder_of(view.warehouse, record, device_named(parameters.device))
-    feature_ids = np.unique(examples.feature_p)
-    sums_fe = np.zeros((len(feature_ids), record.width))
-    n_f = np.zeros(len(feature_ids), dtype=np.int64)
-    n_done = 0
-    unreadable: set[int] = set()
-    for maps in maps_by_block(view, examples):
-        for owners, embedded_be in embedded_cut_outs(view, encoder, maps, parameters, unreadable):
-            rows = np.searchsorted(feature_ids, owners)
-            np.add.at(sums_fe, rows, embedded_be)
-            np.add.at(n_f, rows, 1)
-            n_done += len(owners)
-            view.progress(n_done, len(examples.feature_p))
-    view.note(n_examples_unreadable=len(examples.feature_p) - n_done)
-    note_unreadable(view, len(unreadable), len(np.unique(examples.image_p)))
-    is_there_f = n_f > 0
-    return ConceptSums(feature_ids[is_there_f], sums_fe[is_there_f], n_f[is_there_f])
-
-
 def note_unreadable(view: AnalysisView, n_unreadable: int, n_pictures: int) -> None:
     """Note how many pictures could not be read, so that the same request goes on once they are back.
 
@@ -137,69 +115,43 @@ def device_named(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def maps_by_block(view: AnalysisView, examples: Examples) -> Iterator[list[FeatureMap]]:
-    """Yield the maps of some features at a time, ordered by image."""
-    feature_ids = np.unique(examples.feature_p)
-    for start in range(0, len(feature_ids), FEATURES_AT_ONCE):
-        block = feature_ids[start : start + FEATURES_AT_ONCE]
-        is_here_p = (examples.feature_p >= block[0]) & (examples.feature_p <= block[-1])
-        yield list(_maps(view, examples.feature_p[is_here_p], examples.image_p[is_here_p]))
-
-
-def _maps(view: AnalysisView, feature_p: npt.NDArray[np.int32], image_p: npt.NDArray[np.int32]) -> Iterator[FeatureMap]:
-    rows, columns = view.grid or (0, 0)
-    with view.connection() as connection:
-        connection.register("pairs", pa.table({"feature_id": feature_p, "image_id": image_p}))
-        bounds = {"first": int(feature_p[0]), "last": int(feature_p[-1])}
-        found = connection.sql(read_sql("queries/token_maps_of_pairs.sql"), params=bounds).fetchnumpy()
-    pairs = np.stack([found["image_id"], found["feature_id"]])
-    starts = np.flatnonzero(np.any(np.diff(pairs, axis=1, prepend=-1) != 0, axis=0))
-    for start, stop in zip(starts, [*starts[1:], pairs.shape[1]], strict=True):
-        map_t = np.zeros(rows * columns, dtype=np.float32)
-        map_t[found["token"][start:stop]] = found["value"][start:stop]
-        yield FeatureMap(int(pairs[0, start]), int(pairs[1, start]), map_t.reshape(rows, columns))
-
-
 def embedded_cut_outs(
-    view: AnalysisView,
-    encoder: Encoder,
-    maps: Sequence[FeatureMap],
-    parameters: ConceptParameters,
-    unreadable: set[int],
-) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
-    """Yield features and the embeddings [b, E] of their cut-outs, batch by batch."""
+    view: AnalysisView, encoder: Encoder, maps: Sequence[FeatureMap], how: Cutting, unreadable: set[int]
+) -> Iterator[tuple[list[CutOut], npt.NDArray[np.float32]]]:
+    """Yield cut-outs and their embeddings [b, E], batch by batch.
+
+    Args:
+        view: of the space that the maps are of.
+        encoder: that embeds.
+        maps: ordered by image.
+        how: they are cut.
+        unreadable: the ids of images whose picture cannot be read are added to it.
+    """
     import torch  # late: it takes a second to import
 
-    owners: list[int] = []
+    cuts: list[CutOut] = []
     tensors: list[torch.Tensor] = []
 
-    def batches(least: int) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
-        while len(owners) >= least:
+    def batches(least: int) -> Iterator[tuple[list[CutOut], npt.NDArray[np.float32]]]:
+        while len(cuts) >= least:
             batch_bchw = torch.stack(tensors[:BATCH])
             embedded_be = encoder.forward(batch_bchw, []).embedding_be
             if embedded_be is None:
                 raise GlasshouseError(f"{encoder.spec} gives no image embedding.")
-            yield owners[:BATCH], embedded_be.float().cpu().numpy()
-            del owners[:BATCH], tensors[:BATCH]
+            yield cuts[:BATCH], embedded_be.float().cpu().numpy()
+            del cuts[:BATCH], tensors[:BATCH]
 
-    for pairs in _cut_outs(view, encoder, maps, parameters, unreadable):
-        owners += [owner for owner, _ in pairs]
+    for pairs in _cut_outs(view, encoder, maps, how, unreadable):
+        cuts += [cut for cut, _ in pairs]
         tensors += [tensor for _, tensor in pairs]
         yield from batches(BATCH)
     yield from batches(1)
 
 
 def _cut_outs(
-    view: AnalysisView,
-    encoder: Encoder,
-    maps: Sequence[FeatureMap],
-    parameters: ConceptParameters,
-    unreadable: set[int],
-) -> Iterator[list[tuple[int, torch.Tensor]]]:
-    """Yield (feature, preprocessed cut-out) of some images at a time; each picture is decoded once.
-
-    The ids of images whose picture cannot be read are added to `unreadable`.
-    """
+    view: AnalysisView, encoder: Encoder, maps: Sequence[FeatureMap], how: Cutting, unreadable: set[int]
+) -> Iterator[list[tuple[CutOut, torch.Tensor]]]:
+    """Yield cut-outs, preprocessed, of some images at a time; each picture is decoded once."""
     pieces = list(_pieces(maps))
     with view.warehouse.catalogue.reading() as connection:
         wanted = list(dict.fromkeys(piece[0].image_id for piece in pieces))
@@ -207,17 +159,17 @@ def _cut_outs(
     framing = view.warehouse.space(view.space).framing
     root = view.warehouse.root
 
-    def cut(piece: Sequence[FeatureMap]) -> list[tuple[int, torch.Tensor]]:
+    def cut(piece: Sequence[FeatureMap]) -> list[tuple[CutOut, torch.Tensor]]:
         try:
             picture = read_image(stored[piece[0].image_id], root)
         except GlasshouseError:
             unreadable.add(piece[0].image_id)
             return []
-        threshold, margin = parameters.crop_threshold, parameters.crop_margin
-        boxes = [crop_box(found.map_hw, framing, picture.size, threshold, margin) for found in piece]
-        return [
-            (found.feature_id, encoder.preprocess(picture.crop(box))) for found, box in zip(piece, boxes, strict=True)
-        ]
+        found = []
+        for one in piece:
+            box = crop_box(one.map_hw, framing, picture.size, how.threshold, how.margin)
+            found.append((CutOut(one.feature_id, one.image_id, box), encoder.preprocess(picture.crop(box))))
+        return found
 
     with ThreadPoolExecutor(min(PIECES_AT_ONCE, os.cpu_count() or 1), thread_name_prefix="glasshouse-crop") as pool:
         for start in range(0, len(pieces), PIECES_AT_ONCE):

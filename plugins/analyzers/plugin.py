@@ -19,6 +19,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.consistency import Consistency
     from glasshouse.plugins.analyzers.cooccurrence import Cooccurrence
     from glasshouse.plugins.analyzers.correlation import Correlation
+    from glasshouse.plugins.analyzers.examples import ExamplesAnalyzer
     from glasshouse.plugins.analyzers.hierarchy import Hierarchy
     from glasshouse.plugins.analyzers.impurity import Impurity
     from glasshouse.plugins.analyzers.label_score import LabelScore
@@ -37,6 +38,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("tiers", Tiers())
     register("uniqueness", Uniqueness())
     register("soft_wpmi", SoftWpmi())
+    register("examples", ExamplesAnalyzer())
     register("concepts", Concepts())
     register("labels", Labels())
     register("label_score", LabelScore())

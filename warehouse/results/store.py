@@ -109,7 +109,7 @@ def commit_run(layout: Layout, request: Request, table: ResultTable, outcome: Ou
     """
     rows, vectors = outcome.rows, None
     if VECTOR_COLUMN in rows.column_names:
-        if rows.num_rows:
+        if rows[VECTOR_COLUMN].null_count < rows.num_rows:
             vectors = f"{request.analyzer}-{uuid.uuid4().hex[:16]}"
             write_vectors(layout, vectors, rows)
         rows = rows.drop_columns([VECTOR_COLUMN])

@@ -19,9 +19,16 @@ from glasshouse.warehouse.vectors import VectorStore
 VECTOR_COLUMN = "vector"
 """The column of a result that goes to LanceDB."""
 
+RANK_COLUMN = "rank"
+"""The column that counts the rows of a feature, where it has several with vectors."""
+
 
 class FeatureVectors(NamedTuple):
-    """One vector per feature: `feature_ids` int32 [k] ascending, `vectors_ke` float32 [k, E]."""
+    """One vector per feature: `feature_ids` int32 [k] ascending, `vectors_ke` float32 [k, E].
+
+    Of a result with ranks: one vector per row, and in the place of `feature_ids` the rows' numbers 0..k-1 in the order
+    of feature and rank.
+    """
 
     feature_ids: npt.NDArray[np.int32]
     vectors_ke: npt.NDArray[np.float32]
@@ -39,7 +46,7 @@ def read_vectors(layout: Layout, name: str) -> FeatureVectors:
 
 
 def write_vectors(layout: Layout, name: str, table: pa.Table) -> None:
-    """Write `feature_id` and `vector` of a result's rows as one LanceDB table.
+    """Write the vectors of a result's rows as one LanceDB table, by `feature_id`; by the row's number with ranks.
 
     Raises:
         WarehouseError: the disk is full or not writable.
@@ -48,9 +55,9 @@ def write_vectors(layout: Layout, name: str, table: pa.Table) -> None:
     width = len(vectors.flatten()) // max(len(vectors), 1)
     fixed = pa.FixedSizeListArray.from_arrays(vectors.flatten(), max(width, 1))
     schema = pa.schema([("feature_id", pa.int32()), (VECTOR_COLUMN, pa.list_(pa.float32(), max(width, 1)))])
-    batches: Iterable[pa.RecordBatch] = pa.Table.from_arrays(
-        [table["feature_id"].combine_chunks(), fixed], schema=schema
-    ).to_batches()
+    is_ranked = RANK_COLUMN in table.column_names
+    keys = pa.array(np.arange(len(table), dtype=np.int32)) if is_ranked else table["feature_id"].combine_chunks()
+    batches: Iterable[pa.RecordBatch] = pa.Table.from_arrays([keys, fixed], schema=schema).to_batches()
     result_vector_store(layout).append(name, schema, batches)
 
 
