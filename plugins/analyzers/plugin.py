@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     """Register every built-in analysis, in the order of their use."""
     from glasshouse.plugins.analyzers.ablate import Ablate
+    from glasshouse.plugins.analyzers.clarity import Clarity
     from glasshouse.plugins.analyzers.concepts import Concepts
     from glasshouse.plugins.analyzers.consistency import Consistency
     from glasshouse.plugins.analyzers.cooccurrence import Cooccurrence
@@ -27,6 +28,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.locality import Locality
     from glasshouse.plugins.analyzers.monosemanticity import Monosemanticity
     from glasshouse.plugins.analyzers.names import Names
+    from glasshouse.plugins.analyzers.polysemanticity import Polysemanticity
     from glasshouse.plugins.analyzers.probe import ProbeAnalyzer
     from glasshouse.plugins.analyzers.segment import Segment
     from glasshouse.plugins.analyzers.soft_wpmi import SoftWpmi
@@ -40,6 +42,8 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("soft_wpmi", SoftWpmi())
     register("examples", ExamplesAnalyzer())
     register("concepts", Concepts())
+    register("clarity", Clarity())
+    register("polysemanticity", Polysemanticity())
     register("labels", Labels())
     register("label_score", LabelScore())
     register("cooccurrence", Cooccurrence())
