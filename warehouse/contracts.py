@@ -122,12 +122,14 @@ class EditingEncoder(Protocol):
 class ClassRelevance(NamedTuple):
     """How much each token's activations count for one class of each image.
 
-    `activations_btd` and `relevance_btd` are float32 [batch, token, width], `logits_bc` float32 [batch, C].
+    `activations_btd` and `relevance_btd` are float32 [batch, token, width], `logits_bc` float32 [batch, C];
+    `gradients_btd` float32 [batch, token, width], of the method `gradient`: ∂ logit / ∂ activation.
     """
 
     activations_btd: torch.Tensor
     relevance_btd: torch.Tensor
     logits_bc: torch.Tensor
+    gradients_btd: torch.Tensor | None = None
 
 
 RelevanceMethod = Literal["gradient", "crp"]

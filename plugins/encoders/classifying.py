@@ -169,7 +169,8 @@ def gradient_relevance(classify: Pass, tap: Tap, batch_bchw: torch.Tensor, class
         found = torch.autograd.grad(asked_b.sum(), leaves[0], allow_unused=True)[0]
         gradient = gradient if found is None else found
     acts_btd = tap.tokens(leaves[0].detach(), keep=False).float()
-    return ClassRelevance(acts_btd, acts_btd * tap.tokens(gradient, keep=False).float(), logits_bc.detach().float())
+    gradients_btd = tap.tokens(gradient, keep=False).float()
+    return ClassRelevance(acts_btd, acts_btd * gradients_btd, logits_bc.detach().float(), gradients_btd)
 
 
 @contextmanager
