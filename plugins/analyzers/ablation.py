@@ -17,6 +17,8 @@ from glasshouse.schema.errors import GlasshouseError, UsageError
 from glasshouse.warehouse.contracts import EditingEncoder, Encoder, HookPoint, SparseAutoencoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from glasshouse.plugins.view import AnalysisView
@@ -94,7 +96,7 @@ def _check_reaches(model: Model, space: str) -> None:
     """See that the embedding depends on the tokens at all, with two pictures of noise."""
     import torch  # late: it takes a second to import
 
-    batch_bchw = _noise(model, 0)
+    batch_bchw = noise(model.encoder, 0)
 
     def shifted(acts_btd: torch.Tensor) -> torch.Tensor:
         acts_btd[:, model.tokens] = acts_btd[:, model.tokens].flip(2) * 2 + 1
@@ -110,12 +112,12 @@ def _check_reaches(model: Model, space: str) -> None:
         )
 
 
-def _noise(model: Model, seed: int) -> torch.Tensor:
+def noise(encoder: Encoder, seed: int) -> torch.Tensor:
     """Two images of noise, as `preprocess` makes them."""
     import torch  # late: it takes a second to import
     from PIL import Image
 
-    shape = model.encoder.preprocess(Image.new("RGB", (64, 64))).shape
+    shape = encoder.preprocess(Image.new("RGB", (64, 64))).shape
     return torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -125,16 +127,25 @@ def shares_passes(model: Model) -> bool:
     The rest of the pass then sees other images than the start of it; where a model joins the two (a residual stream
     around the hook point) that fails, or would be wrong: it is tried with two pictures of noise.
     """
+    batch_bchw = noise(model.encoder, 1)
+    return multiplies_rows(lambda edit: model.editor.forward_edited(batch_bchw, model.point.name, edit))
+
+
+def multiplies_rows(edited_pass: Callable[[Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]) -> bool:
+    """Say whether a pass of two images gives the right rows when an edit hands on several copies of each.
+
+    Args:
+        edited_pass: from an edit of the hook point to the output of the pass.
+    """
     import torch  # late: it takes a second to import
 
-    batch_bchw = _noise(model, 1)
     rows = [0, 1, 1, 0, 1]
-    plain_be = model.editor.forward_edited(batch_bchw, model.point.name, lambda acts_btd: acts_btd)
+    plain_bo = edited_pass(lambda acts_btd: acts_btd)
     try:
-        several_be = model.editor.forward_edited(batch_bchw, model.point.name, lambda acts_btd: acts_btd[rows])
+        several_bo = edited_pass(lambda acts_btd: acts_btd[rows])
     except (RuntimeError, ValueError, TypeError):  # whatever the library raises where shapes do not fit
         return False
-    return several_be.shape == plain_be[rows].shape and torch.allclose(several_be, plain_be[rows], 1e-3, 1e-4)
+    return several_bo.shape == plain_bo[rows].shape and torch.allclose(several_bo, plain_bo[rows], 1e-3, 1e-4)
 
 
 class Ablator:

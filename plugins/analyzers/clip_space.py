@@ -17,6 +17,7 @@ from glasshouse.warehouse.contracts import SparseCodes
 
 if TYPE_CHECKING:
     from glasshouse.plugins.view import AnalysisView
+    from glasshouse.warehouse.contracts import SparseAutoencoder
 
 Floats = npt.NDArray[np.float32]
 HOOK = "dinoised"
@@ -63,12 +64,17 @@ def decoder(view: AnalysisView) -> Decoder | None:
         UsageError: the warehouse was opened without plugins.
         ModelError: the SAE cannot be loaded, has other weights now, or normalises each vector by itself.
     """
-    if not is_clip_space(view):
-        return None
+    return affine_decoder(sae_of(view), view.n_features) if is_clip_space(view) else None
+
+
+def affine_decoder(sae: SparseAutoencoder, n_features: int) -> Decoder:
+    """Return the affine part of an SAE, by decoding each feature alone and nothing at all.
+
+    Raises:
+        ModelError: it normalises each vector by itself, so that no such part exists.
+    """
     import torch  # late: it takes a second to import
 
-    sae = sae_of(view)
-    n_features = view.n_features
     each = torch.arange(n_features, dtype=torch.int32)
     none = torch.zeros(0, dtype=torch.int32)
     # `neurons` asks how wide the vectors are, and has as many features.

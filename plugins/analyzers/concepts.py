@@ -40,8 +40,9 @@ class Concepts(Analyzer[ExampleParameters]):
     schema: ClassVar[pa.Schema] = pa.schema(
         [
             ("feature_id", pa.int32()),
-            *EXAMPLE_FIELDS,
+            *EXAMPLE_FIELDS[:2],
             ("n_images", pa.int32()),
+            *EXAMPLE_FIELDS[2:],  # columns that came later come last, so that older tables can grow
             ("vector", pa.list_(pa.float32())),
         ]
     )
@@ -75,10 +76,12 @@ def _table(block: VectorBlock, parameters: ExampleParameters) -> pa.Table:
     n_features = len(block.feature_ids)
     vectors_fe = mean_vectors(block).astype(np.float32)
     ends = np.arange(n_features + 1, dtype=np.int32) * vectors_fe.shape[1]
+    facets = facet_columns(parameters, n_features)
     columns = [
         pa.array(block.feature_ids, pa.int32()),
-        *facet_columns(parameters, n_features),
+        *facets[:2],
         pa.array(block.n_f.astype(np.int32), pa.int32()),
+        *facets[2:],
         pa.ListArray.from_arrays(pa.array(ends), pa.array(vectors_fe.ravel())),
     ]
     return pa.Table.from_arrays(columns, schema=Concepts.schema)

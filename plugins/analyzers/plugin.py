@@ -30,6 +30,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.names import Names
     from glasshouse.plugins.analyzers.polysemanticity import Polysemanticity
     from glasshouse.plugins.analyzers.probe import ProbeAnalyzer
+    from glasshouse.plugins.analyzers.relevance import Relevance
     from glasshouse.plugins.analyzers.segment import Segment
     from glasshouse.plugins.analyzers.soft_wpmi import SoftWpmi
     from glasshouse.plugins.analyzers.tiers import Tiers
@@ -55,3 +56,4 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("probe", ProbeAnalyzer())
     register("segment", Segment())
     register("ablate", Ablate())
+    register("relevance", Relevance())
