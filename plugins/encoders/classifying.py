@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from glasshouse.plugins.encoders.tapping import Tap, attach_edit
 from glasshouse.schema.errors import ModelError, UsageError
-from glasshouse.warehouse.contracts import ClassRelevance, RelevanceMethod
+from glasshouse.warehouse.contracts import ClassRelevance, HookPoint, RelevanceMethod
 
 if TYPE_CHECKING:
     import threading
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from glasshouse.plugins.encoders.attribution import Attribution
     from glasshouse.plugins.encoders.hooked import Tower
 
     Pass = Callable[[torch.Tensor], torch.Tensor]
@@ -38,6 +39,9 @@ class Classifying:
     if TYPE_CHECKING:
 
         def _numerics(self) -> AbstractContextManager[None]: ...
+        def hook_points(self) -> Sequence[HookPoint]:
+            """See `HookedEncoder`."""
+
         def _checked_tap(self, batch_bchw: torch.Tensor, hook: str) -> Tap: ...
         def _check_batch(self, batch_bchw: torch.Tensor) -> None: ...
         def _edited_pass(self, batch_bchw: torch.Tensor, hook: str, edit: Edit, run: Pass) -> torch.Tensor: ...
@@ -121,11 +125,52 @@ class Classifying:
         if method not in get_args(RelevanceMethod):
             raise UsageError(f"Relevance is computed by {' or '.join(get_args(RelevanceMethod))}, not by '{method}'.")
         with self._lock, self._float32():
-            return gradient_relevance(classify, tap, batch_bchw.to(self.device), classes_b.to(self.device))
+            batch_bchw, classes_b = batch_bchw.to(self.device), classes_b.to(self.device)
+            if method == "crp":
+                return self._attribution.relevance(tap, batch_bchw, classes_b)
+            return gradient_relevance(classify, tap, batch_bchw, classes_b)
 
     def component_maps(self, batch_bchw: torch.Tensor, hook: str, features_b: torch.Tensor) -> torch.Tensor:
-        """Say which pixels make a neuron of a hook point active on each image."""
-        raise ModelError("Maps of components are not there yet.")
+        """Say which pixels make a neuron of a hook point active on each image: CRP, as in `attribution`.
+
+        Args:
+            batch_bchw: images as `preprocess` makes them.
+            hook: name of a hook point of a CNN.
+            features_b: the neuron (the place in the hook's width) asked about for each image, int64 [batch].
+
+        Returns:
+            float32 [batch, H, W] on the encoder's device: relevance summed over colours, negative values included. It
+            starts as the neuron's activations at all places of the map.
+
+        Raises:
+            UsageError: a hook or a neuron that does not exist, a batch that does not fit, or a model that CRP cannot
+                propagate through.
+            ModelError: without the extra `attribution`.
+        """
+        tap = self._checked_tap(batch_bchw, hook)
+        width = next(point.width for point in self.hook_points() if point.name == hook)
+        _check_numbers(features_b, len(batch_bchw), "neuron", width, f"{hook} of {self.spec}")
+        with self._lock, self._float32():
+            return self._attribution.maps(tap, batch_bchw.to(self.device), features_b.to(self.device))
+
+    @cached_property
+    def _attribution(self) -> Attribution:
+        """CRP for this model; made at its first use."""
+        import torch  # late: it takes a second to import
+
+        try:
+            # Late: an extra, and it imports torch.
+            from glasshouse.plugins.encoders.attribution import Attribution
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("zennit", "crp"):
+                raise
+            raise ModelError(
+                "CRP needs zennit-crp, which is not installed: pip install 'glasshouse[attribution]'."
+            ) from error
+        generator = torch.Generator().manual_seed(0)
+        images_bchw = torch.randn(2, 3, *self._tower.transform.output_size, generator=generator).to(self.device)
+        run = self._tower.classify or self._tower.embed_images
+        return Attribution(self.spec, self._tower.model, run, images_bchw)
 
     def _classifier(self) -> Pass:
         if self._tower.classify is None:
