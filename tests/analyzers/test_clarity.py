@@ -74,12 +74,18 @@ def clouds(rng: Any, n_sets: int, n: int, width: int, gap: float) -> list[Array]
     return list(cloud_sne.astype(np.float32))
 
 
-@pytest.mark.parametrize(("n", "width"), [(2, 3), (3, 3), (4, 5), (6, 2), (11, 8), (30, 64), (40, 3)])
+@pytest.mark.parametrize(("n", "width"), [(2, 3), (3, 3), (4, 5), (6, 2), (11, 8), (30, 64), (40, 3), (300, 1)])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_random_sets_score_as_one_fit_each(n: int, width: int, seed: int) -> None:
     rng = np.random.default_rng((n, seed))
     sets = [*clouds(rng, 6, n, width, 0.0), *clouds(rng, 6, n, width, 1.0), *clouds(rng, 4, n, width, 6.0)]
     assert check(sets, seed) == 0, "random numbers are never close to each other: nothing is left to scikit-learn"
+
+
+def test_many_vectors_without_clusters_stop_at_the_tolerance() -> None:
+    """Uniform in a cube: the centres creep, and rest before the labels do."""
+    sets = list(np.random.default_rng(0).uniform(0, 1, (12, 500, 4)).astype(np.float32))
+    assert check(sets) == 0
 
 
 def test_sets_of_different_sizes_stay_apart() -> None:
@@ -121,6 +127,8 @@ def nasty() -> dict[str, Array]:
         "two equal": np.tile(few[0], (2, 1)),
         "two opposite": np.vstack([few[0], -few[0]]),
         "line": np.arange(10)[:, None] * np.ones((1, 4)),
+        "two runs of one inertia": np.array([[1, 0], [2, -1], [-2, -2], [2, 0], [-1, 2], [2, 2]]),
+        "between two centres": np.array([[-2], [-1], [-2], [-2], [0], [-2], [0]]),
         "huge": rng.normal(size=(8, 4)) * 1e30,
         "tiny": rng.normal(size=(8, 4)) * 1e-30,
         "hardly different": 1 + rng.integers(0, 3, (10, 4)) * 1e-6,
@@ -183,6 +191,24 @@ def test_what_hangs_on_rounding_is_left_to_scikit_learn() -> None:
     """Corners of a square: which pair of sides is cut is decided by the last bit."""
     square = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=float)
     assert not two_means((square @ square.T)[None], 2, draws(4, 0)).certain_b[0]
+
+
+def test_what_is_certain_stays_under_noise_of_the_size_of_rounding() -> None:
+    """Small sets of integers, where equal distances abound; noise decides ties now one way, now the other."""
+    rng = np.random.default_rng(2)
+    n_certain = 0
+    for n, width in ((4, 2), (5, 2), (6, 3), (7, 1)):
+        sets = rng.integers(-3, 4, (150, n, width)) + rng.normal(size=(1, width))
+        centred = sets - sets.mean(axis=1, keepdims=True)
+        gram = centred @ centred.transpose(0, 2, 1)
+        found = two_means(gram, width, draws(n, 0))
+        n_certain += found.certain_b.sum()
+        for _ in range(5):
+            noise = rng.normal(size=gram.shape) * gram.max() * 1e-15
+            again = two_means(gram + noise + noise.transpose(0, 2, 1), width, draws(n, 0))
+            for row in np.flatnonzero(found.certain_b):
+                assert sorted(found.weights_bkn[row].tolist()) == sorted(again.weights_bkn[row].tolist())
+    assert n_certain > 200
 
 
 # -- in a warehouse --------------------------------------------------------------------------------------------
