@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 @click.option("--hook", "hooks", multiple=True, metavar="HOOK", help="Hook point, e.g. blocks.8.resid_post.")
 @click.option("--tokens", "tokens", multiple=True, metavar="POLICY", help="cls, patches, mean, max or sum. [cls]")
 @click.option("--sae", "saes", multiple=True, metavar="SPEC", help="The SAE, a local folder, or neurons. [neurons]")
+@click.option(
+    "--keep", "keeps", multiple=True, metavar="N", help="Keep each feature's N strongest images and a histogram. [all]"
+)
 @click.option("--embed", "embedding", metavar="NAME", help="Store the image embedding too, in the same pass.")
 @tuning_options
 @device_option
@@ -33,6 +36,7 @@ def extract(
     hooks: tuple[str, ...],
     tokens: tuple[str, ...],
     saes: tuple[str, ...],
+    keeps: tuple[str, ...],
     embedding: str | None,
     batch_size: int,
     workers: int | None,
@@ -42,8 +46,8 @@ def extract(
     """Extract sparse features into spaces.
 
     Only images that a space does not have yet are computed. Several spaces of one encoder take one pass: repeat
-    --space, and give --hook, --tokens and --sae once for all or once for each, in the same order. With --preset,
-    --space chooses some of its spaces.
+    --space, and give --hook, --tokens, --sae and --keep once for all or once for each, in the same order. With
+    --preset, --space chooses some of its spaces.
 
     Example: glasshouse extract --encoder starter:clip --space cls --hook blocks.3.resid_post --sae starter:sae-cls
     """
@@ -66,6 +70,7 @@ def extract(
         batch_size=batch_size,
         workers=workers,
         device=chosen_device(device),
+        keep=[_number_of(text) for text in _for_each("--keep", keeps or ("all",), len(wanted))],
     )
     report_extraction(opened, report)
 
@@ -94,6 +99,15 @@ def _from_options(
         strict=True,
     )
     return [PresetSpace(space, hook, policy, sae) for space, hook, policy, sae in columns]  # type: ignore[arg-type]
+
+
+def _number_of(text: str) -> int | None:
+    """Read how many images are kept of each feature: a number from 1 up, or `all`."""
+    if text == "all":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--keep takes a number of images from 1 up, or all; not '{text}'.")
+    return int(text)
 
 
 def _for_each(option: str, values: Sequence[str], n_spaces: int) -> Sequence[str]:

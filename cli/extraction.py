@@ -39,6 +39,7 @@ def run_extraction(
     batch_size: int,
     workers: int | None,
     device: str,
+    keep: int | Sequence[int | None] | None = None,
 ) -> ExtractReport:
     """Load the models, extract with a progress bar, stop after a batch on Ctrl-C."""
     with polite_stop(STOPPING) as stop, progress_bar("extracting") as progress:
@@ -46,6 +47,7 @@ def run_extraction(
             encoder,
             [(space.name, space.hook, space.tokens, space.sae) for space in spaces],
             embedding,
+            keep=keep,
             batch_size=batch_size,
             workers=workers,
             device=device,

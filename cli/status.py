@@ -11,7 +11,9 @@ from glasshouse.cli.options import json_option, open_warehouse, warehouse_option
 from glasshouse.cli.printing import cell, count, print_json, print_table
 
 if TYPE_CHECKING:
-    from glasshouse.warehouse.summary import RunSummary
+    from collections.abc import Sequence
+
+    from glasshouse.warehouse.summary import RunSummary, SpaceSummary
     from glasshouse.warehouse.warehouse import Warehouse
 
 
@@ -49,14 +51,7 @@ def print_summary(warehouse: Warehouse, *, with_old_runs: bool = False) -> None:
     click.echo(", ".join(parts))
     if summary.spaces:
         click.echo()
-        print_table(
-            ("space", "encoder", "hook", "tokens", "SAE", "features", "images", "activations", "state"),
-            [
-                (s.name, s.encoder, s.hook, s.tokens, s.sae, s.n_features, s.n_images, s.n_activations, s.state)
-                for s in summary.spaces
-            ],
-            numeric=("features", "images", "activations"),
-        )
+        _print_spaces(summary.spaces)
     if summary.embeddings:
         click.echo()
         print_table(
@@ -78,6 +73,41 @@ def print_summary(warehouse: Warehouse, *, with_old_runs: bool = False) -> None:
     if stale:
         names = ", ".join(stale)
         click.echo(f"\nStale, since what they read has changed: {names}. `glasshouse analyze --all` renews them.")
+
+
+def _print_spaces(spaces: Sequence[SpaceSummary]) -> None:
+    columns: list[Any] = [
+        "space",
+        "encoder",
+        "hook",
+        "tokens",
+        "SAE",
+        "features",
+        "images",
+        "activations",
+        "keep",
+        "state",
+    ]
+    rows: list[list[Any]] = [
+        [
+            s.name,
+            s.encoder,
+            s.hook,
+            s.tokens,
+            s.sae,
+            s.n_features,
+            s.n_images,
+            s.n_activations,
+            s.keep or "all",
+            s.state,
+        ]
+        for s in spaces
+    ]
+    if all(space.keep is None for space in spaces):
+        place = columns.index("keep")
+        for row in (columns, *rows):
+            del row[place]
+    print_table(columns, rows, numeric=("features", "images", "activations", "keep"))
 
 
 def _row(run: RunSummary) -> tuple[Any, ...]:

@@ -58,6 +58,11 @@ class AnalysisView:
         """Rows and columns of the token map; None for spaces with one vector per image."""
         return self._reader.grid
 
+    @property
+    def keep(self) -> int | None:
+        """How many of its strongest images the space keeps of each feature; None where it keeps every activation."""
+        return self._reader.keep
+
     @cached_property
     def n_images(self) -> int:
         """Images of the warehouse: the rows of `sparse_matrix`. A space covers those in `image_ids`."""
@@ -75,13 +80,20 @@ class AnalysisView:
         return dict(rows[0])
 
     @contextmanager
-    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def connection(self, strongest: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """Give a read-only DuckDB connection on the space's own file, for aggregates over all of it.
 
         Its tables: `activations` (image_id, feature_id, value, token; sorted by feature, value descending),
         `token_activations`, `feature_stats`, `space_images`. Arrow tables can be registered beside them.
+
+        Args:
+            strongest: how many of its strongest images are read of any feature, 0 for statistics alone. A space that
+                keeps as many can be read then; without it only spaces that keep every activation.
+
+        Raises:
+            UsageError: the space keeps fewer images than that.
         """
-        with self._reader.connection() as connection:
+        with self._reader.connection(strongest) as connection:
             yield connection
 
     def statistics(self) -> pl.DataFrame:
@@ -89,13 +101,20 @@ class AnalysisView:
         return self._reader.statistics()
 
     def sparse_matrix(self) -> scipy.sparse.csr_array:
-        """Return the activations as float32 CSR [n_images, F]: row i is image_id i."""
+        """Return the activations as float32 CSR [n_images, F]: row i is image_id i.
+
+        Raises:
+            UsageError: the space keeps the strongest images of each feature only.
+        """
         return self._reader.sparse_matrix(self.n_images)
 
     def top_images(self, k: int) -> pl.DataFrame:
         """Return the k strongest images of every feature that is ever active: feature_id, image_id, value.
 
         Sorted by feature, value descending, image; patch spaces count the maximum over an image's tokens.
+
+        Raises:
+            UsageError: the space keeps fewer images of each feature.
         """
         return self._reader.top_images_of_all(k)
 

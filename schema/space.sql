@@ -31,7 +31,8 @@ CREATE TABLE token_activations (
     value           FLOAT   NOT NULL
 );
 
--- The leading features of each image (at most 64), in image order. rank 0 is the strongest.
+-- The leading features of each image (at most 64), in image order. rank 0 is the strongest. Empty in spaces that keep
+-- the strongest images only.
 CREATE TABLE image_top_features (
     image_id        INTEGER NOT NULL,
     rank            TINYINT NOT NULL,
@@ -50,4 +51,15 @@ CREATE TABLE feature_stats (
     sum_value       DOUBLE  NOT NULL,
     sum_squares     DOUBLE  NOT NULL,
     n_tokens        BIGINT              -- patch spaces: tokens on which it is active; else NULL
+);
+
+-- Spaces that keep the strongest images only, else empty: on how many images each feature's value (as in `activations`)
+-- lies in which bin. Bin 0 is 0, where the feature is silent; bins are the same for all features and spaces
+-- (warehouse/histograms.py), so that counts add up. Bins without an image are not listed. Sorted by feature, bin.
+CREATE TABLE feature_histograms (
+    feature_id      INTEGER NOT NULL,
+    bin             SMALLINT NOT NULL,
+    lower           FLOAT   NOT NULL,   -- the smallest value in the bin
+    upper           FLOAT   NOT NULL,   -- what lies above all values in it; of bin 0: 0
+    n_images        BIGINT  NOT NULL
 );

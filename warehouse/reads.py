@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -178,19 +178,19 @@ class WarehouseReads:
     def _open_space(self, name: str) -> SpaceReader:
         with self.catalogue.reading() as connection:
             rows = connection.execute(
-                "SELECT name, state, n_features, grid_rows, grid_columns, framing::VARCHAR FROM spaces"
+                "SELECT name, state, n_features, grid_rows, grid_columns, framing::VARCHAR, keep FROM spaces"
             ).fetchall()
         known = {row[0]: row[1:] for row in rows}
         if name not in known:
             raise unknown_name("space", name, known, "Make one with `glasshouse extract`.")
-        state, n_features, grid_rows, grid_columns, framing = known[name]
+        state, n_features, grid_rows, grid_columns, framing, keep = known[name]
         if state != "ready":
             raise UsageError(
                 f"The space '{name}' is not finished. Run its `glasshouse extract` again: it goes on where it stopped."
             )
         grid = None if grid_rows is None else (int(grid_rows), int(grid_columns))
         rule = None if framing is None else json.loads(framing)
-        return SpaceReader(name, self.layout.space_file(name), int(n_features), grid, rule)
+        return SpaceReader(name, self.layout.space_file(name), int(n_features), grid, rule, keep)
 
     def top_images(self, space: str, feature: int, k: int = 20) -> pl.DataFrame:
         """Return the k images on which a feature is strongest: image_id, value, token, path; strongest first.
@@ -214,6 +214,17 @@ class WarehouseReads:
     def feature_statistics(self, space: str) -> pl.DataFrame:
         """Return one row per feature, silent ones included: n_active, frequency, mean and maximum of its values, …"""
         return self.space(space).statistics()
+
+    def feature_quantiles(self, space: str, shares: Sequence[float]) -> pl.DataFrame:
+        """Return quantiles of every feature's value over all images, silent ones included: feature_id, share, value.
+
+        From the histograms of a space that keeps the strongest images only: at most 12.5 % off. `shares` lie from 0 to
+        1, e.g. [0.5, 0.99].
+
+        Raises:
+            UsageError: the space keeps every activation: SQL has the exact quantiles.
+        """
+        return self.space(space).quantiles(shares)
 
     def sparse_matrix(self, space: str) -> scipy.sparse.csr_array:
         """Return a space as a float32 CSR array [images, features]: row i is image_id i, zero rows included."""

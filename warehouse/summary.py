@@ -20,7 +20,7 @@ COUNTED_TABLES = ("images", "failures", "rejected_rows", "ratings", "captions", 
 
 @dataclass(frozen=True)
 class SpaceSummary:
-    """One space; `state` says how far an unfinished one is."""
+    """One space; `state` says how far an unfinished one is, `keep` how many images it keeps of each feature."""
 
     name: str
     encoder: str | None
@@ -30,6 +30,7 @@ class SpaceSummary:
     n_features: int
     n_images: int
     n_activations: int
+    keep: int | None
     state: str
 
 
@@ -77,7 +78,7 @@ def summarise(layout: Layout) -> Summary:
             row = connection.execute(f"SELECT count(*) FROM {identifier(name)}").fetchone()
             tables[name] = int(row[0]) if row else 0
         spaces = connection.execute(
-            "SELECT name, encoder_spec, hook, tokens, sae_spec, n_features, n_images, n_activations, state "
+            "SELECT name, encoder_spec, hook, tokens, sae_spec, n_features, n_images, n_activations, keep, state "
             "FROM spaces ORDER BY name"
         ).fetchall()
         embeddings = connection.execute(

@@ -52,7 +52,14 @@ SPACE_VIEWS = {
         "max_value FLOAT, sum_value DOUBLE, sum_squares DOUBLE, n_tokens BIGINT",
         "feature_stats",
     ),
+    "feature_histograms": (
+        "feature_id INTEGER, bin SMALLINT, lower FLOAT, upper FLOAT, n_images BIGINT",
+        "feature_histograms",
+    ),
 }
+
+KEPT_ONLY = {"feature_histograms"}
+"""Views over the spaces that keep the strongest images only; files of others need not have the table."""
 
 RAISED_IN_FUNCTION = "Python exception occurred while executing the UDF: "
 """What DuckDB puts before the class and the message of an error that a Python function raised."""
@@ -61,16 +68,19 @@ Prepare = Callable[[duckdb.DuckDBPyConnection], None]
 
 
 class ReadySpace(NamedTuple):
-    """A finalised space and its file."""
+    """A finalised space and its file; whether it keeps the strongest images of each feature only."""
 
     name: str
     file: Path
+    is_kept: bool = False
 
 
 def finalised_spaces(connection: duckdb.DuckDBPyConnection, layout: Layout) -> list[ReadySpace]:
     """List the finalised spaces of the catalogue, in the order of their names; a file may be missing."""
-    rows = connection.execute("SELECT name FROM spaces WHERE state = 'ready' ORDER BY name").fetchall()
-    return [ReadySpace(str(name), layout.space_file(str(name))) for (name,) in rows]
+    rows = connection.execute(
+        "SELECT name, keep IS NOT NULL FROM spaces WHERE state = 'ready' ORDER BY name"
+    ).fetchall()
+    return [ReadySpace(str(name), layout.space_file(str(name)), is_kept) for name, is_kept in rows]
 
 
 def _require_files(spaces: Sequence[ReadySpace], layout: Layout) -> None:
@@ -121,7 +131,11 @@ def view_statements(
         yield f"ATTACH IF NOT EXISTS {literal(space.file)} AS {_alias(space)} (READ_ONLY)"
     for view, (columns, table) in SPACE_VIEWS.items():
         names = ", ".join(column.split()[0] for column in columns.split(", "))
-        selects = [f"SELECT {literal(space.name)} AS space, {names} FROM {_alias(space)}.{table}" for space in spaces]
+        selects = [
+            f"SELECT {literal(space.name)} AS space, {names} FROM {_alias(space)}.{table}"
+            for space in spaces
+            if space.is_kept or view not in KEPT_ONLY
+        ]
         text = " UNION ALL ".join(selects) or _empty(columns)
         if view == "features":
             text = _with_results(text, names, results, prefix)
@@ -157,7 +171,7 @@ def attach_text(layout: Layout) -> str:
         results = result_views(connection)
     statements = [f"ATTACH IF NOT EXISTS {literal(layout.catalogue.resolve())} AS catalog (READ_ONLY)"]
     statements += [f"CREATE OR REPLACE VIEW {table} AS FROM catalog.{table}" for table in CATALOGUE_TABLES]
-    resolved = [ReadySpace(space.name, space.file.resolve()) for space in spaces]
+    resolved = [space._replace(file=space.file.resolve()) for space in spaces]
     statements += view_statements(resolved, results, "VIEW", "catalog.")
     return (
         "-- The views of this warehouse for any DuckDB client, read-only. Written by glasshouse; do not edit.\n"

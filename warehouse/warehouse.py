@@ -146,6 +146,7 @@ class Warehouse(WarehouseSearch):
         spaces: Sequence[SpaceSpec] = (),
         embedding: str | None = None,
         *,
+        keep: int | Sequence[int | None] | None = None,
         batch_size: int = 64,
         workers: int | None = None,
         device: str = "cpu",
@@ -158,6 +159,8 @@ class Warehouse(WarehouseSearch):
             encoder: a spec, or a loaded encoder.
             spaces: (name, hook, token policy, SAE spec or loaded SAE) of each.
             embedding: name for the encoder's image embedding; None for none.
+            keep: how many of its strongest images are kept of each feature, beside statistics and a histogram over
+                all images; None keeps every activation. One number for all spaces, or one for each.
             batch_size: images per forward pass.
             workers: threads that decode pictures.
             device: `cpu` or `cuda`, for specs.
@@ -165,7 +168,7 @@ class Warehouse(WarehouseSearch):
             progress: told (images done, images in all).
 
         Raises:
-            UsageError: unknown names, hooks or policies.
+            UsageError: unknown names, hooks or policies, or a space that keeps another number of images.
             ModelError: a model that cannot be loaded or does not fit.
         """
         from glasshouse.warehouse.extraction.extract import extract
@@ -173,8 +176,12 @@ class Warehouse(WarehouseSearch):
 
         if isinstance(encoder, str):
             encoder = self.load_encoder(encoder, device)
+        keeps = [keep] * len(spaces) if keep is None or isinstance(keep, int) else list(keep)
+        if len(keeps) != len(spaces):
+            raise UsageError(f"keep names {len(keeps)} numbers for {len(spaces)} spaces. Give one, or one for each.")
         requests = [
-            SpaceRequest(name, hook, tokens, self._load_sae(sae, encoder.device)) for name, hook, tokens, sae in spaces
+            SpaceRequest(name, hook, tokens, self._load_sae(sae, encoder.device), number)
+            for (name, hook, tokens, sae), number in zip(spaces, keeps, strict=True)
         ]
         return extract(
             self.layout,

@@ -157,12 +157,10 @@ def change_of(view: AnalysisView, parameters: AblateParameters) -> Change:
     value_f = np.zeros(view.n_features)
     if parameters.to == "mean":
         n_tokens = view.grid[0] * view.grid[1] if view.grid else 1
-        table = "token_activations" if view.grid else "activations"
-        query = {
-            "token_activations": "SELECT feature_id, sum(value::DOUBLE) AS total FROM token_activations GROUP BY ALL",
-            "activations": "SELECT feature_id, sum(value::DOUBLE) AS total FROM activations GROUP BY ALL",
-        }[table]
-        with view.connection() as connection:
+        query = "SELECT feature_id, sum_value AS total FROM feature_stats"
+        if view.grid:
+            query = "SELECT feature_id, sum(value::DOUBLE) AS total FROM token_activations GROUP BY ALL"
+        with view.connection(strongest=None if view.grid else 0) as connection:
             found = connection.sql(query).fetchnumpy()
         value_f[found["feature_id"]] = found["total"] / (len(view.image_ids) * n_tokens)
     return Change(parameters.scale if parameters.to == "scale" else 0.0, value_f)

@@ -75,12 +75,18 @@ def maps_by_block(view: AnalysisView, examples: Examples) -> Iterator[list[Featu
 
 def _maps(view: AnalysisView, feature_p: npt.NDArray[np.int32], image_p: npt.NDArray[np.int32]) -> Iterator[FeatureMap]:
     rows, columns = view.grid or (0, 0)
-    with view.connection() as connection:
+    with view.connection(strongest=view.keep) as connection:
         connection.register("pairs", pa.table({"feature_id": feature_p, "image_id": image_p}))
         bounds = {"first": int(feature_p[0]), "last": int(feature_p[-1])}
         found = connection.sql(read_sql("queries/token_maps_of_pairs.sql"), params=bounds).fetchnumpy()
     pairs = np.stack([found["image_id"], found["feature_id"]])
     starts = np.flatnonzero(np.any(np.diff(pairs, axis=1, prepend=-1) != 0, axis=0))
+    if view.keep is not None and len(starts) < len(feature_p):
+        raise UsageError(
+            f"The space '{view.space}' keeps the maps of only the {view.keep:,} strongest images of each feature, and "
+            f"{len(feature_p) - len(starts):,} of the examples are others. Choose examples by activation, or extract "
+            "the same under another name without --keep."
+        )
     for start, stop in zip(starts, [*starts[1:], pairs.shape[1]], strict=True):
         map_t = np.zeros(rows * columns, dtype=np.float32)
         map_t[found["token"][start:stop]] = found["value"][start:stop]

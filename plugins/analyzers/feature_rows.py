@@ -56,18 +56,24 @@ class FeatureRows(NamedTuple):
         return FeatureRows(self.first, kept_before[self.bounds_f], self.image_r[kept_r], self.value_r[kept_r])
 
 
-def feature_rows(view: AnalysisView, max_rows: int = MAX_ROWS) -> Iterator[FeatureRows]:
+def feature_rows(view: AnalysisView, max_rows: int = MAX_ROWS, strongest: int | None = None) -> Iterator[FeatureRows]:
     """Read a whole space in blocks of neighbouring features, the silent ones included.
 
     Args:
         view: of the space.
         max_rows: that a block has at most, unless it is of a single feature.
+        strongest: how many of its strongest images are needed of each feature; there may be more. None needs all.
+
+    Raises:
+        UsageError: the space keeps fewer images of each feature.
     """
     statistics = view.statistics()
     counts_f = np.zeros(view.n_features, dtype=np.int64)
     counts_f[statistics["feature_id"].to_numpy()] = statistics["n_active"].to_numpy()
+    if view.keep is not None:
+        counts_f = np.minimum(counts_f, view.keep)
     for first, end in _blocks(counts_f, max_rows):
-        yield _read(view, first, end)
+        yield _read(view, first, end, strongest)
 
 
 def _blocks(counts_f: npt.NDArray[np.int64], max_rows: int) -> Iterator[tuple[int, int]]:
@@ -81,8 +87,8 @@ def _blocks(counts_f: npt.NDArray[np.int64], max_rows: int) -> Iterator[tuple[in
         first = end
 
 
-def _read(view: AnalysisView, first: int, end: int) -> FeatureRows:
-    with view.connection() as connection:
+def _read(view: AnalysisView, first: int, end: int, strongest: int | None) -> FeatureRows:
+    with view.connection(strongest) as connection:
         wanted = {"first": first, "last": end - 1}
         found = connection.sql(read_sql("queries/activations_of_features.sql"), params=wanted).fetchnumpy()
     counts_f = np.bincount(found["feature_id"] - first, minlength=end - first)

@@ -121,7 +121,8 @@ class Monosemanticity(Analyzer[MonosemanticityParameters]):
             statistics["sum_value"].to_numpy(), statistics["sum_squares"].to_numpy()
         )
         row_of_image = directions.row_of_image(view.n_images)
-        for block in feature_rows(view):
+        strongest = parameters.k if parameters.variant == "top" else None
+        for block in feature_rows(view, strongest=strongest):
             rows = block.of_images(row_of_image)
             end = rows.first + len(rows.counts_f)
             score_f, low_f, high_f = _scored(view, parameters, rows, directions)

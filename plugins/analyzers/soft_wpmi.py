@@ -120,7 +120,7 @@ def _top_rows(
     """
     row_of_image = directions.row_of_image(view.n_images)
     features, tops = [], []
-    for block in feature_rows(view):
+    for block in feature_rows(view, strongest=k):
         rows = block.of_images(row_of_image).strongest(k)
         counts_f = rows.counts_f
         top_fk = np.full((len(counts_f), k), -1, dtype=np.int64)

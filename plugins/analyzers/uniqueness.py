@@ -66,7 +66,7 @@ def top_image_sets(view: AnalysisView, k: int) -> tuple[npt.NDArray[np.int32], s
     import scipy.sparse  # late: half a second that `glasshouse analyze --help` need not wait
 
     counts, images = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-    for block in feature_rows(view):
+    for block in feature_rows(view, strongest=k):
         top = block.strongest(k)
         counts.append(top.counts_f)
         images.append(top.image_r)

@@ -168,6 +168,7 @@ spaces (
     created_at TIMESTAMP NOT NULL
     finalised_at TIMESTAMP
     framing JSON
+    keep INTEGER
     PRIMARY KEY("name")
 )
 
@@ -178,6 +179,14 @@ activations (
     feature_id INTEGER NOT NULL
     value FLOAT NOT NULL
     token USMALLINT
+)
+
+feature_histograms (
+    feature_id INTEGER NOT NULL
+    bin SMALLINT NOT NULL
+    lower FLOAT NOT NULL
+    upper FLOAT NOT NULL
+    n_images BIGINT NOT NULL
 )
 
 feature_stats (

@@ -10,8 +10,9 @@ import duckdb
 
 from glasshouse.warehouse.catalogue import Catalogue, first_line
 from glasshouse.warehouse.checking.problems import Problem
-from glasshouse.warehouse.extraction.finalise import finalise_space, record_space
+from glasshouse.warehouse.extraction.finalise import finalise_space
 from glasshouse.warehouse.extraction.locks import exclusive
+from glasshouse.warehouse.extraction.recording import record_space
 from glasshouse.warehouse.extraction.shards import ShardFolder
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier
@@ -22,7 +23,7 @@ SPACE_TABLES = ("space", "space_images", "activations", "token_activations", "im
 
 @dataclass(frozen=True)
 class _Record:
-    """The catalogue's record of a finalised space."""
+    """The catalogue's record of a space that has a file."""
 
     name: str
     fingerprint: str
@@ -30,21 +31,25 @@ class _Record:
     n_images: int
     n_activations: int
     has_tokens: bool
+    keep: int | None
+    is_ready: bool
 
     def shards(self, layout: Layout) -> ShardFolder:
         return ShardFolder(layout.shard_folder("space", self.name), self.fingerprint)
 
 
 def space_problems(layout: Layout, *, hashes: bool) -> Iterator[Problem]:
-    """Yield what is wrong with finalised spaces; those under way are nobody's problem. `hashes` reads every value."""
+    """Yield what is wrong with files of spaces; shards under way are nobody's problem. `hashes` reads every value."""
     with Catalogue(layout.root).reading() as connection:
         names = {str(row[0]) for row in connection.execute("SELECT name FROM spaces").fetchall()}
         rows = connection.execute(
-            "SELECT name, fingerprint, n_features, n_images, n_activations, tokens = 'patches' FROM spaces "
-            "WHERE state = 'ready' ORDER BY name"
+            "SELECT name, fingerprint, n_features, n_images, n_activations, tokens = 'patches', keep, state = 'ready' "
+            "FROM spaces ORDER BY name"
         ).fetchall()
-    for row in rows:
-        yield from _problems_of(layout, _Record(*row), hashes=hashes)
+    for record in (_Record(*row) for row in rows):
+        # An extraction that keeps the strongest images only has a file before it is ready: what it was folded into.
+        if record.is_ready or (record.keep is not None and layout.space_file(record.name).is_file()):
+            yield from _problems_of(layout, record, hashes=hashes)
     for file in sorted(layout.spaces.glob("*.duckdb")):
         if file.stem not in names:
             yield Problem(f"file {file}", "belongs to no space of the catalogue", "move or remove it yourself")
@@ -56,6 +61,8 @@ def _problems_of(layout: Layout, record: _Record, *, hashes: bool) -> Iterator[P
     if isinstance(found, str):
         remedy = "marked as not extracted; run its `glasshouse extract` or `import` again"
         yield Problem(where, found, remedy, partial(_forget, layout, record.name))
+    elif not record.is_ready:
+        return
     elif found != (record.n_images, record.n_activations):
         what = (
             f"the catalogue says {record.n_images} images and {record.n_activations} activations, the file has "
@@ -78,7 +85,9 @@ def _inspect(layout: Layout, record: _Record, *, hashes: bool) -> tuple[int, int
                 "SELECT (SELECT fingerprint FROM space), (SELECT count(*) FROM space_images), "
                 "(SELECT count(*) FROM activations)"
             ).fetchone()
-            for table in SPACE_TABLES if hashes else ():
+            # Files of older versions lack the histograms.
+            tables = SPACE_TABLES if record.keep is None else (*SPACE_TABLES, "feature_histograms")
+            for table in tables if hashes else ():
                 # DuckDB compares each block with its checksum as it reads it.
                 connection.execute(f"SELECT bit_xor(hash(rows)) FROM {identifier(table)} AS rows").fetchall()
     except duckdb.Error as error:
@@ -96,7 +105,15 @@ def _record(layout: Layout, record: _Record) -> None:
 def _finish(layout: Layout, record: _Record) -> None:
     with exclusive([layout.lock_file("space", record.name)]):
         shards = record.shards(layout)
-        finalise_space(layout, record.name, record.fingerprint, record.n_features, shards, has_tokens=record.has_tokens)
+        finalise_space(
+            layout,
+            record.name,
+            record.fingerprint,
+            record.n_features,
+            shards,
+            has_tokens=record.has_tokens,
+            keep=record.keep,
+        )
 
 
 def _forget(layout: Layout, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse import surface
@@ -15,6 +15,7 @@ from glasshouse.warehouse.extraction.finalise import (
     images_of,
     sweep_temporary,
 )
+from glasshouse.warehouse.extraction.keeping import Keeper, remove_unsound
 from glasshouse.warehouse.extraction.loading import StoredImage, stored_images
 from glasshouse.warehouse.extraction.locks import exclusive
 from glasshouse.warehouse.extraction.run import DEFAULT_BATCH_SIZE, Progress, RunReport, Work, run
@@ -101,6 +102,7 @@ def extract(
             workers=workers,
             stop=stop,
             progress=progress,
+            fold=lambda work: _fold(layout, work),
         )
         new = {} if report.stopped else _finalise(layout, works, announce)
     surface.write_attach_sql(layout)
@@ -129,16 +131,31 @@ def _work(layout: Layout, target: Target, images: Sequence[StoredImage]) -> Work
     """Find out which images a target lacks."""
     shards = shard_folder(layout, target)
     shards.sweep()
-    records = shards.records()
+    keeper = None
     if isinstance(target, SpaceTarget):
         sweep_temporary(layout, target.name)
         known = images_of(layout.space_file(target.name))
+        if target.keep is not None:
+            keeper = Keeper(layout.space_file(target.name), target.keep, target.n_features)
+            remove_unsound(shards, target.keep, known)
     else:
         known = VectorStore(layout.vectors).image_ids(target.name)
+    records = shards.records()
     missing = frozenset(image.image_id for image in images) - known - covered(records)
     tested = bool(known) or any(record.self_test for record in records)
     wants_test = isinstance(target, SpaceTarget) and not target.sae.is_lossless and not tested
-    return Work(target, shards, missing, wants_self_test=wants_test)
+    return Work(target, shards, missing, wants_self_test=wants_test, keeper=keeper)
+
+
+def _fold(layout: Layout, work: Work) -> None:
+    """Put the shards of a work with a keeper into the space's file, and take the keeper's floors from there."""
+    target, keeper = work.target, work.keeper
+    if isinstance(target, SpaceTarget) and keeper is not None:
+        records = work.shards.records()
+        keeper.n_folded += _finalise_one(layout, work, target, is_last=False)
+        # Of what is in the file only the failures have still to be told, when the extraction is done.
+        keeper.spent += [replace(record, images=[]) for record in records if record.failures or record.self_test]
+        keeper.refresh()
 
 
 def _finalise(layout: Layout, works: Sequence[Work], announce: Callable[[str], None]) -> dict[str, int]:
@@ -147,17 +164,25 @@ def _finalise(layout: Layout, works: Sequence[Work], announce: Callable[[str], N
         target = work.target
         announce(f"finalising {target.name}")
         if isinstance(target, SpaceTarget):
-            new[target.name] = finalise_space(
-                layout,
-                target.name,
-                target.fingerprint,
-                target.n_features,
-                work.shards,
-                has_tokens=target.tokens == "patches",
-            )
+            n_folded = work.keeper.n_folded if work.keeper else 0
+            new[target.name] = n_folded + _finalise_one(layout, work, target, is_last=True)
         elif isinstance(target, EmbeddingTarget):
             new[target.name] = finalise_embedding(layout, target, work.shards)
     return new
+
+
+def _finalise_one(layout: Layout, work: Work, target: SpaceTarget, *, is_last: bool) -> int:
+    return finalise_space(
+        layout,
+        target.name,
+        target.fingerprint,
+        target.n_features,
+        work.shards,
+        has_tokens=target.tokens == "patches",
+        keep=target.keep,
+        is_last=is_last,
+        spent=work.keeper.spent if work.keeper else (),
+    )
 
 
 def _report(report: RunReport, new: dict[str, int], mismatches: list[str]) -> ExtractReport:

@@ -7,7 +7,6 @@ after the file; the shards go last. What a crash leaves behind is done again or 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,8 +21,11 @@ import pyarrow.parquet as pq
 from glasshouse.schema.errors import WarehouseError
 from glasshouse.schema.texts import read_sql
 from glasshouse.warehouse.catalogue import Catalogue, first_line
+from glasshouse.warehouse.extraction.keeping import remove_unsound
+from glasshouse.warehouse.extraction.recording import is_ready, record_space, store_failures
 from glasshouse.warehouse.extraction.run import embedding_schema
-from glasshouse.warehouse.extraction.shards import ShardFolder, ShardRecord
+from glasshouse.warehouse.extraction.shards import ShardFolder, ShardRecord, summary_of
+from glasshouse.warehouse.extraction.summaries import SUMMARY_SCHEMA, bin_table, statistics, total
 from glasshouse.warehouse.extraction.targets import EmbeddingTarget
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier, literal
@@ -36,6 +38,24 @@ MEBIBYTES_PER_THREAD = 128
 """For sorting. Half of it still sorts 31 million rows, but slower; a quarter is too little for DuckDB."""
 
 
+class SpaceShape(NamedTuple):
+    """What finalising must know of a space.
+
+    Attributes:
+        name: its name.
+        fingerprint: of encoder, hook, tokens and SAE.
+        n_features: F.
+        has_tokens: whether it is a patch space.
+        keep: how many of its strongest images are kept of each feature; None where all are.
+    """
+
+    name: str
+    fingerprint: str
+    n_features: int
+    has_tokens: bool = False
+    keep: int | None = None
+
+
 class _ShardRows(NamedTuple):
     """Which rows of the shards go into the file: those of the new images, which may be all that the shards hold."""
 
@@ -45,9 +65,29 @@ class _ShardRows(NamedTuple):
 
 
 def finalise_space(
-    layout: Layout, name: str, fingerprint: str, n_features: int, shards: ShardFolder, *, has_tokens: bool
+    layout: Layout,
+    name: str,
+    fingerprint: str,
+    n_features: int,
+    shards: ShardFolder,
+    *,
+    has_tokens: bool,
+    keep: int | None = None,
+    is_last: bool = True,
+    spent: Sequence[ShardRecord] = (),
 ) -> int:
     """Build the space's file from its shards and the file there is, swap it in, record it, clear the shards.
+
+    Args:
+        layout: of the warehouse.
+        name: of the space.
+        fingerprint: of the space.
+        n_features: F.
+        shards: of the space.
+        has_tokens: whether it is a patch space.
+        keep: how many of its strongest images are kept of each feature; None where all are.
+        is_last: whether the space is ready then; not so while an extraction goes on.
+        spent: records of shards that this extraction has finalised before.
 
     Returns:
         The number of images whose rows are new.
@@ -55,20 +95,22 @@ def finalise_space(
     Raises:
         WarehouseError: the disk is full or not writable; the shards stay, so running again goes on from here.
     """
-    records = shards.records()
-    if not records and is_ready(layout, "spaces", name) and layout.space_file(name).exists():
+    shape = SpaceShape(name, fingerprint, n_features, has_tokens, keep)
+    final = layout.space_file(name)
+    known = images_of(final)
+    if keep is not None:
+        remove_unsound(shards, keep, known)
+    entries = shards.entries()
+    records = [record for _, record in entries]
+    if not records and final.exists() and is_ready(layout, "spaces", name):
         return 0
-    known = images_of(layout.space_file(name))
-    covered = [image for record in records for image in record.images]
-    new = [image for image in covered if image not in known]
-    if new or not layout.space_file(name).exists():
-        final = layout.space_file(name)
+    rows = _rows_of(entries, known, whole_shards=keep is not None)
+    if rows.new_images or not final.exists():
         temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}")
         layout.spaces.mkdir(exist_ok=True)
         sweep_temporary(layout, name)
         try:
-            rows = _ShardRows(shards.files(), new, are_all_new=len(new) == len(covered))
-            _build(temporary, final, name, fingerprint, n_features, rows, has_tokens=has_tokens)
+            _build(temporary, final, shape, rows)
         except (duckdb.Error, OSError) as error:
             _remove(temporary)
             raise WarehouseError(
@@ -76,24 +118,35 @@ def finalise_space(
                 "check permissions, then run the same command again."
             ) from error
         temporary.replace(final)
-    record_space(layout, name, records)
+    record_space(layout, name, [*spent, *records], is_last=is_last)
     shards.clear()
-    return len(new)
+    return len(rows.new_images)
 
 
-def is_ready(layout: Layout, table: str, name: str) -> bool:
-    """Say whether the catalogue records the space or embedding as finalised; `table` is one of those two tables."""
-    with Catalogue(layout.root).reading() as catalogue:
-        row = catalogue.execute(f"SELECT state FROM {identifier(table)} WHERE name = $name", {"name": name}).fetchone()
-    return row is not None and row[0] == "ready"
+def _rows_of(entries: Sequence[tuple[Path, ShardRecord]], known: set[int], *, whole_shards: bool) -> _ShardRows:
+    """Choose what is new. A shard with a summary is new as a whole or not at all; a crash may have left such."""
+    if whole_shards:
+        entries = [(file, record) for file, record in entries if not known.issuperset(record.images)]
+    covered = [image for _, record in entries for image in record.images]
+    new = [image for image in covered if image not in known]
+    return _ShardRows([file for file, _ in entries], new, are_all_new=len(new) == len(covered))
 
 
 def images_of(file: Path) -> set[int]:
-    """Ids of the images that a finalised file covers; empty when there is none."""
+    """Ids of the images that a finalised file covers; empty when there is none.
+
+    Raises:
+        WarehouseError: it is damaged.
+    """
     if not file.exists():
         return set()
-    with space_file(file) as connection:
-        return {int(row[0]) for row in connection.execute("SELECT image_id FROM space_images").fetchall()}
+    try:
+        with space_file(file) as connection:
+            return {int(row[0]) for row in connection.execute("SELECT image_id FROM space_images").fetchall()}
+    except duckdb.Error as error:
+        raise WarehouseError(
+            f"{file} cannot be read: {first_line(error)} Run `glasshouse check --repair`, then this again."
+        ) from error
 
 
 def sweep_temporary(layout: Layout, name: str) -> list[Path]:
@@ -113,48 +166,76 @@ def _remove(path: Path) -> None:
             path.with_name(path.name + ".wal").unlink(missing_ok=True)
 
 
-def _build(
-    temporary: Path,
-    final: Path,
-    name: str,
-    fingerprint: str,
-    n_features: int,
-    rows: _ShardRows,
-    *,
-    has_tokens: bool,
-) -> None:
+def _build(temporary: Path, final: Path, shape: SpaceShape, rows: _ShardRows) -> None:
     """Write the new file."""
     with contextlib.closing(duckdb.connect(str(temporary))) as connection:
         limit_memory(connection)
         connection.execute(read_sql("space.sql"))
-        if final.exists():
-            connection.execute(f'ATTACH {literal(final)} AS "the old" (READ_ONLY)')
-        else:
-            own_name = _own_name(connection)
-            # A blank in it: no space can have this name, which would be the new file's own.
-            connection.execute("ATTACH ':memory:' AS \"the old\"")
-            connection.execute('USE "the old"')
-            connection.execute(read_sql("space.sql"))
-            connection.execute(f"USE {own_name}")
+        _attach_old(connection, final)
         _name_shard_rows(connection, rows)
         connection.execute(
             "INSERT INTO space VALUES ($name, $fingerprint, $format, $n_features)",
-            {"name": name, "fingerprint": fingerprint, "format": SPACE_FORMAT, "n_features": n_features},
+            {
+                "name": shape.name,
+                "fingerprint": shape.fingerprint,
+                "format": SPACE_FORMAT,
+                "n_features": shape.n_features,
+            },
         )
         connection.execute(
             "INSERT INTO space_images SELECT image_id FROM "
             '(SELECT image_id FROM "the old".space_images UNION ALL SELECT image_id FROM new_images) ORDER BY image_id'
         )
-        connection.execute(read_sql("queries/finalise_top_features.sql"))
-        connection.execute(read_sql("queries/finalise_activations.sql"))
-        if has_tokens:
-            connection.execute(read_sql("queries/finalise_token_activations.sql"))
         counted = connection.execute("SELECT count(*) FROM space_images").fetchone()
-        connection.execute(
-            read_sql("queries/finalise_feature_stats.sql"),
-            {"n_images": counted[0] if counted else 0, "n_features": n_features, "has_tokens": has_tokens},
-        )
+        n_images = int(counted[0]) if counted else 0
+        if shape.keep is None:
+            _fill(connection, shape, n_images)
+        else:
+            _fill_strongest(connection, shape, rows, n_images)
         connection.execute("CHECKPOINT")
+
+
+def _attach_old(connection: duckdb.DuckDBPyConnection, final: Path) -> None:
+    """Give the file that is being replaced the name `the old`; an empty one where there is none."""
+    if final.exists():
+        connection.execute(f'ATTACH {literal(final)} AS "the old" (READ_ONLY)')
+        return
+    own_name = _own_name(connection)
+    # A blank in it: no space can have this name, which would be the new file's own.
+    connection.execute("ATTACH ':memory:' AS \"the old\"")
+    connection.execute('USE "the old"')
+    connection.execute(read_sql("space.sql"))
+    connection.execute(f"USE {own_name}")
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, shape: SpaceShape, n_images: int) -> None:
+    """Fill the tables of a space that keeps every activation."""
+    connection.execute(read_sql("queries/finalise_top_features.sql"))
+    connection.execute(read_sql("queries/finalise_activations.sql"))
+    if shape.has_tokens:
+        connection.execute(read_sql("queries/finalise_token_activations.sql"))
+    connection.execute(
+        read_sql("queries/finalise_feature_stats.sql"),
+        {"n_images": n_images, "n_features": shape.n_features, "has_tokens": shape.has_tokens},
+    )
+
+
+def _fill_strongest(connection: duckdb.DuckDBPyConnection, shape: SpaceShape, rows: _ShardRows, n_images: int) -> None:
+    """Fill the tables of a space that keeps the strongest images of each feature, from rows and summaries."""
+    connection.execute(read_sql("queries/finalise_kept_activations.sql"), {"keep": shape.keep})
+    if shape.has_tokens:
+        connection.execute(read_sql("queries/finalise_kept_token_activations.sql"))
+    files = [summary_of(file) for file in rows.files]
+    sums = total(connection.table('"the old".feature_stats'), files, shape.n_features)
+    connection.register("new_statistics", statistics(sums, n_images, has_tokens=shape.has_tokens))
+    connection.execute("INSERT INTO feature_stats BY NAME FROM new_statistics")
+    listing = ", ".join(literal(file) for file in files)
+    if files:
+        connection.execute(f"CREATE TEMP VIEW summaries AS FROM read_parquet([{listing}])")
+    else:
+        connection.register("summaries", SUMMARY_SCHEMA.empty_table())
+    connection.register("bins", bin_table())
+    connection.execute(read_sql("queries/finalise_histograms.sql"), {"n_images": n_images})
 
 
 def limit_memory(connection: duckdb.DuckDBPyConnection) -> None:
@@ -216,47 +297,3 @@ def _new_vectors(shards: ShardFolder, schema: pa.Schema, known: set[int]) -> Ite
         table = pq.read_table(file)
         rows = table.filter(pc.invert(pc.is_in(table["image_id"], value_set=taken)))
         yield from rows.cast(schema).to_batches()
-
-
-def record_space(layout: Layout, name: str, records: Sequence[ShardRecord]) -> None:
-    """Bring the catalogue's record of a space in line with its file, and store the shards' failures.
-
-    A second call changes nothing.
-    """
-    with space_file(layout.space_file(name)) as connection:
-        counts = connection.execute(
-            "SELECT (SELECT count(*) FROM space_images), (SELECT count(*) FROM activations)"
-        ).fetchone()
-    n_images, n_activations = counts or (0, 0)
-    tests = [record.self_test for record in records if record.self_test is not None]
-    with Catalogue(layout.root).writing() as catalogue:
-        catalogue.execute(
-            "UPDATE spaces SET state = 'ready', n_images = $n_images, n_activations = $n_activations, "
-            "self_test = coalesce($self_test, self_test), finalised_at = now() AT TIME ZONE 'UTC' WHERE name = $name",
-            {
-                "n_images": n_images,
-                "n_activations": n_activations,
-                "self_test": json.dumps(tests[0]) if tests else None,
-                "name": name,
-            },
-        )
-        store_failures(catalogue, f"space {name}", records)
-
-
-def store_failures(catalogue: duckdb.DuckDBPyConnection, source: str, records: Sequence[ShardRecord]) -> None:
-    """Replace the failures of one target by those of its last run; an image that was read since is no failure."""
-    failures = [failure for record in records for failure in record.failures]
-    tried = pa.table(
-        {
-            "image_id": pa.array([image for image, _ in failures], pa.int32()),
-            "reason": pa.array([reason for _, reason in failures], pa.string()),
-        }
-    )
-    catalogue.execute("DELETE FROM failures WHERE source = $source AND stage = 'extract'", {"source": source})
-    catalogue.register("tried", tried)
-    catalogue.execute(
-        "INSERT INTO failures BY NAME SELECT path, 'extract' AS stage, reason, $source AS source "
-        "FROM tried JOIN images USING (image_id) ORDER BY image_id",
-        {"source": source},
-    )
-    catalogue.unregister("tried")

@@ -18,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from glasshouse.warehouse.contracts import Encoder, ForwardResult
+from glasshouse.warehouse.extraction.keeping import Keeper
 from glasshouse.warehouse.extraction.loading import BatchLoader, LoadedBatch, StoredImage
 from glasshouse.warehouse.extraction.rows import ROW_SCHEMA, shard_rows
 from glasshouse.warehouse.extraction.self_test import SelfTest, self_test
 from glasshouse.warehouse.extraction.shards import ShardFolder, ShardRecord
+from glasshouse.warehouse.extraction.summaries import summarise
 from glasshouse.warehouse.extraction.targets import EmbeddingTarget, SpaceTarget, Target
 
 if TYPE_CHECKING:
@@ -36,12 +38,13 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Work:
-    """One target and the images that it lacks."""
+    """One target and the images that it lacks; a space that keeps the strongest images only has a `keeper`."""
 
     target: Target
     shards: ShardFolder
     missing: frozenset[int]
     wants_self_test: bool = False
+    keeper: Keeper | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def run(
     workers: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress = lambda done, total: None,
+    fold: Callable[[Work], None] = lambda work: None,
 ) -> RunReport:
     """Extract what is missing into shards.
 
@@ -85,6 +89,7 @@ def run(
         workers: threads that decode; as many as there are cores, at most 8, by default.
         stop: asked after every batch; True ends the run with everything so far in shards.
         progress: told images done and images in all.
+        fold: puts the shards of a work with a keeper into the space's file, when they have grown large.
     """
     wanted = frozenset[int]().union(*(work.missing for work in works))
     blocks = blocks_of(images, wanted, batch_size)
@@ -98,10 +103,18 @@ def run(
             done += len(loaded.image_ids) + len(loaded.failures)
             n_failed += len(loaded.failures)
             progress(done, len(wanted))
+            _fold_what_is_due(works, writer, fold)
             if stop() and done < len(wanted):
                 stopped = True
                 break
     return RunReport(done, n_failed, writer.complaints, stopped)
+
+
+def _fold_what_is_due(works: Sequence[Work], writer: _ShardWriter, fold: Callable[[Work], None]) -> None:
+    for work in works:
+        if work.keeper is not None and work.keeper.is_due(work.shards):
+            writer.drain()
+            fold(work)
 
 
 def _extract_batch(loaded: LoadedBatch, encoder: Encoder, works: Sequence[Work], writer: _ShardWriter) -> None:
@@ -126,8 +139,13 @@ def _extract_batch(loaded: LoadedBatch, encoder: Encoder, works: Sequence[Work],
             images=ids[keep_b].tolist(),
             failures=failures,
             self_test=tested.__dict__ if tested else None,
+            keep=work.keeper.keep if work.keeper else None,
+            n_behind=work.keeper.n_behind if work.keeper else 0,
         )
-        writer.write(work.shards, table, record)
+        summary = None
+        if work.keeper is not None and isinstance(work.target, SpaceTarget):
+            summary, table = summarise(table, work.target.n_features), work.keeper.kept(table)
+        writer.write(work.shards, table, record, summary)
         writer.note(work.target, tested)
 
 
@@ -212,11 +230,16 @@ class _ShardWriter:
             for future in self._pending:
                 future.result()
 
-    def write(self, shards: ShardFolder, table: pa.Table, record: ShardRecord) -> None:
+    def write(self, shards: ShardFolder, table: pa.Table, record: ShardRecord, summary: pa.Table | None = None) -> None:
         """Queue one shard; waits while two batches are queued, so that memory stays bounded."""
         while len(self._pending) >= 8 or (self._pending and self._pending[0].done()):
             self._pending.pop(0).result()
-        self._pending.append(self._pool.submit(shards.write, table, record))
+        self._pending.append(self._pool.submit(shards.write, table, record, summary))
+
+    def drain(self) -> None:
+        """Wait until every shard that was queued is on disk."""
+        while self._pending:
+            self._pending.pop(0).result()
 
     def note(self, target: Target, tested: SelfTest | None) -> None:
         """Keep what a self-test complains about."""

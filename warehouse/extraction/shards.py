@@ -2,7 +2,8 @@
 
 A shard is one Parquet file per batch of images and target. Its metadata names the images it covers and those that
 could not be read, so that an extraction is resumed by what is there. It is written under a temporary name, synced
-and renamed: after kill -9 there is either a whole shard or none.
+and renamed: after kill -9 there is either a whole shard or none. In spaces that keep the strongest images only, a shard
+has a summary in a file of its own, which is there before the shard is.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ class ShardRecord:
         images: ids of the images whose rows are in it; an image may have no row.
         failures: id and reason for images that could not be read.
         self_test: the SAE's self-test, in the shard of the first batch only.
+        keep: how many images of each feature the space keeps; None where it keeps all.
+        n_behind: images of the space's file that decided which rows are kept.
     """
 
     fingerprint: str
     images: list[int]
     failures: list[tuple[int, str]] = field(default_factory=list)
     self_test: dict[str, Any] | None = None
+    keep: int | None = None
+    n_behind: int = 0
 
     def to_json(self) -> bytes:
         """Encode for the Parquet metadata."""
@@ -60,21 +65,26 @@ class ShardFolder:
         self.folder = folder
         self.fingerprint = fingerprint
 
-    def write(self, table: pa.Table, record: ShardRecord) -> None:
+    def write(self, table: pa.Table, record: ShardRecord, summary: pa.Table | None = None) -> None:
         """Write one batch; its name is the lowest image id in it, so that doing a batch again replaces it.
 
         Raises:
             WarehouseError: the disk is full or not writable. Earlier shards stay.
         """
         ids = record.images + [image for image, _ in record.failures]
-        name = f"batch-{min(ids):09d}.parquet"
-        temporary = self.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{name}"
+        file = self.folder / f"batch-{min(ids):09d}.parquet"
+        if summary is not None:
+            self._write(summary, summary_of(file))
         metadata = {**(table.schema.metadata or {}), METADATA_KEY: record.to_json()}
+        self._write(table.replace_schema_metadata(metadata), file)
+
+    def _write(self, table: pa.Table, file: Path) -> None:
+        temporary = self.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{file.name}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Level 1 and no dictionaries: values are almost all distinct, and shards live for minutes.
             pq.write_table(
-                table.replace_schema_metadata(metadata),
+                table,
                 temporary,
                 compression="zstd",
                 compression_level=1,
@@ -82,12 +92,12 @@ class ShardFolder:
                 write_statistics=False,
             )
             _sync(temporary)
-            temporary.replace(self.folder / name)
+            temporary.replace(file)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise WarehouseError(
-                f"Could not write {self.folder / name}: {error.strerror or error} What was extracted before is kept; "
+                f"Could not write {file}: {error.strerror or error} What was extracted before is kept; "
                 "free some space or check permissions, then run the same command again."
             ) from error
 
@@ -95,8 +105,16 @@ class ShardFolder:
         """Every whole shard, in image order."""
         return sorted(self.folder.glob("batch-*.parquet")) if self.folder.is_dir() else []
 
+    def n_bytes(self) -> int:
+        """Size of all that is there, summaries included."""
+        return sum(file.stat().st_size for file in self.folder.glob("*.parquet")) if self.folder.is_dir() else 0
+
     def records(self) -> list[ShardRecord]:
-        """What every whole shard says of itself, in image order. A damaged shard is removed: its batch is missing.
+        """What every whole shard says of itself, in image order; see `entries`."""
+        return [record for _, record in self.entries()]
+
+    def entries(self) -> list[tuple[Path, ShardRecord]]:
+        """Every whole shard and its record, in image order. A damaged shard is removed: its batch is missing.
 
         Raises:
             WarehouseError: a shard of another encoder or SAE lies there.
@@ -112,8 +130,21 @@ class ShardFolder:
                     f"{file} was extracted with another encoder, hook or SAE than now asked for. "
                     f"Remove {self.folder} to start that extraction over."
                 )
-            found.append(record)
+            found.append((file, record))
         return found
+
+    def has_summary(self, file: Path) -> bool:
+        """Say whether the summary of a shard is there and whole."""
+        try:
+            pq.read_metadata(summary_of(file))
+        except (pa.ArrowException, OSError):
+            return False
+        return True
+
+    def remove(self, file: Path) -> None:
+        """Remove one shard: its batch is missing then. A summary without its shard says nothing."""
+        file.unlink(missing_ok=True)
+        summary_of(file).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what an interrupted write or an interrupted `clear` left."""
@@ -132,6 +163,11 @@ class ShardFolder:
     @property
     def _discarded(self) -> Path:
         return self.folder.with_name(f"{TEMPORARY_PREFIX}discarded-{self.folder.name}")
+
+
+def summary_of(file: Path) -> Path:
+    """Return where the summary of a shard lies."""
+    return file.with_name(file.name.replace("batch-", "summary-", 1))
 
 
 def read_record(file: Path) -> ShardRecord | None:

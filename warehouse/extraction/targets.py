@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpaceRequest:
-    """One space as the user asks for it, with its SAE loaded."""
+    """One space as the user asks for it, with its SAE loaded.
+
+    `keep` is how many of its strongest images are kept of each feature; None keeps every activation.
+    """
 
     name: str
     hook: str
     tokens: TokenPolicy
     sae: SparseAutoencoder
+    keep: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class SpaceTarget:
     sae: SparseAutoencoder
     fingerprint: str
     n_features: int
+    keep: int | None = None
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -76,10 +81,12 @@ def resolve_space(request: SpaceRequest, encoder: Encoder) -> SpaceTarget:
     """Check a request against the encoder.
 
     Raises:
-        UsageError: unknown hook or token policy, or a policy that the hook cannot serve.
+        UsageError: unknown hook or token policy, a policy that the hook cannot serve, or nothing is to be kept.
         ModelError: the SAE's width does not fit the hook.
     """
     check_name("a space", request.name)
+    if request.keep is not None and request.keep < 1:
+        raise UsageError(f"keep must be at least 1 image of each feature, not {request.keep}.")
     points = {point.name: point for point in encoder.hook_points()}
     if request.hook not in points:
         raise unknown_name("hook point", request.hook, points, f"The encoder is {encoder.spec}.")
@@ -99,6 +106,7 @@ def resolve_space(request: SpaceRequest, encoder: Encoder) -> SpaceTarget:
         sae=request.sae,
         fingerprint=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
         n_features=request.sae.n_features(point.width),
+        keep=request.keep,
     )
 
 
@@ -159,30 +167,51 @@ def register(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Ta
     """Record a target in the catalogue, in the caller's transaction; nothing happens when it is there already.
 
     Raises:
-        UsageError: the name belongs to another fingerprint.
+        UsageError: the name belongs to another fingerprint, or keeps another number of images.
     """
-    if not is_registered(connection, kind_of(target), target.name, target.fingerprint):
+    keep = target.keep if isinstance(target, SpaceTarget) else None
+    if not is_registered(connection, kind_of(target), target.name, target.fingerprint, keep):
         _insert(connection, encoder, target)
 
 
-def is_registered(connection: duckdb.DuckDBPyConnection, kind: str, name: str, fingerprint: str) -> bool:
-    """Say whether a space or embedding of this name and fingerprint is recorded.
+def is_registered(
+    connection: duckdb.DuckDBPyConnection, kind: str, name: str, fingerprint: str, keep: int | None = None
+) -> bool:
+    """Say whether a space or embedding of this name, fingerprint and `keep` is recorded.
 
     Raises:
-        UsageError: the name belongs to another fingerprint.
+        UsageError: the name belongs to another fingerprint, or keeps another number of images.
     """
     query = {
-        "space": "SELECT fingerprint, encoder_spec, hook, tokens, sae_spec FROM spaces WHERE name = $name",
-        "embedding": "SELECT fingerprint, encoder_spec FROM embeddings WHERE name = $name",
+        "space": "SELECT fingerprint, keep, encoder_spec, hook, tokens, sae_spec FROM spaces WHERE name = $name",
+        "embedding": "SELECT fingerprint, NULL, encoder_spec FROM embeddings WHERE name = $name",
     }[kind]
     known = connection.execute(query, {"name": name}).fetchone()
-    if known is not None and known[0] != fingerprint:
-        origin = ", ".join(str(part) for part in known[1:] if part)
+    if known is None:
+        return False
+    if known[0] != fingerprint:
+        origin = ", ".join(str(part) for part in known[2:] if part)
         raise UsageError(
             f"The {kind} '{name}' exists and was made from other weights or data{f' ({origin})' if origin else ''}. "
             f"Choose another name, or remove it first with `glasshouse drop {kind} {name}`."
         )
-    return known is not None
+    if known[1] != keep:
+        raise UsageError(_other_keep(name, known[1], keep))
+    return True
+
+
+def _other_keep(name: str, known: int | None, asked: int | None) -> str:
+    """Say that a space keeps other images than now asked for, and what to type."""
+    again = "Leave --keep away" if known is None else f"Give --keep {known}"
+    return (
+        f"The space '{name}' exists and keeps {kept_words(known)}; {kept_words(asked)} cannot be mixed with it. "
+        f"{again} to bring it up to date, choose another name, or remove it first with `glasshouse drop space {name}`."
+    )
+
+
+def kept_words(keep: int | None) -> str:
+    """Say what a space keeps."""
+    return "every activation" if keep is None else f"the {keep:,} strongest images of each feature"
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Target) -> None:
@@ -207,7 +236,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Tar
         "$encoder_spec AS encoder_spec, $encoder_fingerprint AS encoder_fingerprint, $hook AS hook, "
         "$tokens AS tokens, $sae_spec AS sae_spec, $sae_fingerprint AS sae_fingerprint, "
         "$n_features AS n_features, $grid_rows AS grid_rows, $grid_columns AS grid_columns, "
-        "$framing AS framing, "
+        "$framing AS framing, $keep AS keep, "
         "'extracting' AS state, 0 AS n_images, 0 AS n_activations, now() AT TIME ZONE 'UTC' AS created_at",
         {
             **common,
@@ -216,6 +245,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, encoder: Encoder, target: Tar
             "sae_spec": target.sae.spec,
             "sae_fingerprint": target.sae.fingerprint,
             "n_features": target.n_features,
+            "keep": target.keep,
             "grid_rows": rows,
             "grid_columns": columns,
             "framing": None if framing is None else json.dumps(framing_of(framing)._asdict()),

@@ -140,6 +140,7 @@ class ImageCard(_Card):
         labels: (attribute, value) pairs.
         objects: how many annotated objects of each category it has.
         features: its strongest features, by space.
+        not_known: why a space does not know them, by space: one that keeps the strongest images of each feature only.
     """
 
     image_id: int
@@ -150,6 +151,7 @@ class ImageCard(_Card):
     labels: list[Row]
     objects: list[Row]
     features: dict[str, list[StrongFeature]]
+    not_known: dict[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:

@@ -11,6 +11,7 @@ import duckdb
 
 from glasshouse.schema.errors import UsageError
 from glasshouse.schema.texts import read_sql
+from glasshouse.warehouse.extraction.targets import kept_words
 from glasshouse.warehouse.quoting import identifier
 from glasshouse.warehouse.results.views import ResultView, result_views
 from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard, Row, SimilarFeature, StrongFeature, TopImage
@@ -45,7 +46,7 @@ def feature_cards(warehouse: WarehouseReads, space: str, features: Sequence[int]
     reader = warehouse.space(space)
     n_images = len(reader.image_ids())
     values = {"features": [int(feature) for feature in features]}
-    with reader.connection() as connection:
+    with reader.connection(strongest=0) as connection:
         found = rows_of(connection, "FROM feature_stats WHERE list_contains($features::INTEGER[], feature_id)", values)
     statistics = {row.pop("feature_id"): row for row in found}
     results = _results(warehouse, space, features)
@@ -138,9 +139,11 @@ def similar_features(
 def image_card(warehouse: WarehouseReads, image_id: int, k: int = 10) -> ImageCard:
     """Read what is known of an image, with its `k` strongest features in each space."""
     values = {"image": int(image_id)}
+    ready = dict(warehouse.spaces().filter(state="ready").select("name", "keep").iter_rows())
     strongest = {
-        str(space): warehouse.features_of_image(str(space), image_id, k).to_dicts()
-        for space in warehouse.spaces().filter(state="ready")["name"]
+        space: warehouse.features_of_image(space, image_id, k).to_dicts()
+        for space, keep in ready.items()
+        if keep is None
     }
     features = {}
     with warehouse.reading() as connection:
@@ -168,4 +171,5 @@ def image_card(warehouse: WarehouseReads, image_id: int, k: int = 10) -> ImageCa
             labels_known,
             rows_of(connection, read_sql("queries/objects_of_image.sql"), values),
             features,
+            {space: f"it keeps only {kept_words(keep)}" for space, keep in ready.items() if keep is not None},
         )

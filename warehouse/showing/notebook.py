@@ -50,6 +50,7 @@ def image_html(card: ImageCard) -> str:
     for space, features in card.features.items():
         rows = [(f"{space}:{f.feature_id}", activation(f.value), f.label or "") for f in features]
         parts.append(table((f"strongest in {space}", "activation", "label"), rows))
+    parts.append(_list(f"strongest in {space} not known: {why}" for space, why in card.not_known.items()))
     return _element(parts)
 
 

@@ -141,6 +141,8 @@ def image_text(card: ImageCard) -> str:
     for space, features in card.features.items():
         lines = (f"{activation(f.value):>8}  {space}:{f.feature_id}  {f.label or ''}".rstrip() for f in features)
         blocks.append(_block(f"strongest features of {space}", lines))
+    for space, why in card.not_known.items():
+        blocks.append(_block(f"strongest features of {space}", [f"not known: {why}"]))
     return "\n\n".join("\n".join(map(plain, block)) for block in blocks if block)
 
 
