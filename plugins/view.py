@@ -159,20 +159,28 @@ class AnalysisView:
         self._read("embedding", name)
         return self.warehouse.embeddings(name)
 
-    def result(self, analyzer: str, facets: Mapping[str, Any] | None = None) -> pl.DataFrame:
-        """Return the rows of another analyzer's newest result for this space; with `facets`, of the newest with those.
+    def result(
+        self, analyzer: str, facets: Mapping[str, Any] | None = None, *, space: str | None = None
+    ) -> pl.DataFrame:
+        """Return the rows of another analyzer's newest result for this space, or for another one.
+
+        Args:
+            analyzer: its name.
+            facets: the newest result with these is meant, not the newest of all.
+            space: another space, e.g. one that this is compared with.
 
         Raises:
-            UsageError: it was never run here.
+            UsageError: it was never run there.
         """
-        run = latest_run(self.warehouse.catalogue, analyzer, self.space, facets)
+        place = self.space if space is None else space
+        run = latest_run(self.warehouse.catalogue, analyzer, place, facets)
         if run is None:
             raise UsageError(
-                f"There is no result of '{analyzer}' for the space '{self.space}'. Run `glasshouse analyze "
-                f"{analyzer} --space {self.space}`."
+                f"There is no result of '{analyzer}' for the space '{place}'. Run `glasshouse analyze "
+                f"{analyzer} --space {place}`."
             )
         if facets is None:
-            self._read("newest", f"{analyzer}|{self.space}")
+            self._read("newest", f"{analyzer}|{place}")
         else:
             self._read("run", run.slot)
         return self.warehouse.result_rows(run)
