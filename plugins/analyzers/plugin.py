@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     """Register every built-in analysis, in the order of their use."""
     from glasshouse.plugins.analyzers.ablate import Ablate
+    from glasshouse.plugins.analyzers.audit import Audit
     from glasshouse.plugins.analyzers.clarity import Clarity
+    from glasshouse.plugins.analyzers.comparison import Comparison
     from glasshouse.plugins.analyzers.concepts import Concepts
     from glasshouse.plugins.analyzers.consistency import Consistency
     from glasshouse.plugins.analyzers.cooccurrence import Cooccurrence
@@ -30,6 +32,7 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     from glasshouse.plugins.analyzers.names import Names
     from glasshouse.plugins.analyzers.polysemanticity import Polysemanticity
     from glasshouse.plugins.analyzers.probe import ProbeAnalyzer
+    from glasshouse.plugins.analyzers.redundancy import Redundancy
     from glasshouse.plugins.analyzers.relevance import Relevance
     from glasshouse.plugins.analyzers.segment import Segment
     from glasshouse.plugins.analyzers.soft_wpmi import SoftWpmi
@@ -45,6 +48,8 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("concepts", Concepts())
     register("clarity", Clarity())
     register("polysemanticity", Polysemanticity())
+    register("redundancy", Redundancy())
+    register("comparison", Comparison())
     register("labels", Labels())
     register("label_score", LabelScore())
     register("cooccurrence", Cooccurrence())
@@ -57,3 +62,4 @@ def register_analyzers(register: Register[Analyzer[Any]]) -> None:
     register("segment", Segment())
     register("ablate", Ablate())
     register("relevance", Relevance())
+    register("audit", Audit())

@@ -1,4 +1,4 @@
-"""The words from which `soft_wpmi` and the vocabulary labeler choose: those that ship with glasshouse, or a file.
+"""Words from files, and those that ship with glasshouse: vocabularies for labels, and lists of concepts for audits.
 
 A vocabulary is a text file in UTF-8 with one word or short phrase per line. Blank lines and lines that begin with `#`
 are no words; what comes twice counts once. Control and format characters (escapes of terminals,
@@ -29,6 +29,18 @@ def read_vocabulary(path: str | None) -> list[str]:
     if not words:
         raise UsageError(f"The vocabulary {path} has no words. Write one word or short phrase per line.")
     return words
+
+
+def concept_lists() -> list[str]:
+    """Return the names of the lists of concepts that ship with glasshouse, for `audit`."""
+    folder = resources.files(__name__) / "concepts"
+    return sorted(file.name.removesuffix(".txt") for file in folder.iterdir() if file.name.endswith(".txt"))
+
+
+def shipped_concepts(name: str) -> list[str]:
+    """Return the concepts of one of `concept_lists()`."""
+    with resources.as_file(resources.files(__name__) / "concepts" / f"{name}.txt") as path:
+        return read_vocabulary(str(path))
 
 
 def _visible(line: str) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glasshouse.warehouse.atomic import replacing
-from glasshouse.warehouse.showing.fragments import STYLE
+from glasshouse.warehouse.showing.frame import page
 from glasshouse.warehouse.showing.hierarchy_text import images_words, link_words, loose_words, summary
 from glasshouse.warehouse.showing.plain import activation, escape
-from glasshouse.warehouse.showing.report import PAGE_STYLE, POLICY
 from glasshouse.warehouse.showing.thumbnails import Tally, Thumbnails, data_uri
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def hierarchy_html(
         words = "Duplicates that are in no tree: " + ", ".join(loose_words(hierarchy)) + "."
         lines.append(f'<p class="soft">{escape(words)}</p>')
     lines.append('</section><footer class="soft"><p>Written by glasshouse.</p></footer>')
-    return _page(title, "\n".join(lines))
+    return page(f"{title} – glasshouse", "\n".join(lines), TREE_STYLE)
 
 
 def write_hierarchy(
@@ -155,15 +154,4 @@ def _legend(hierarchy: FeatureHierarchy) -> str:
     return (
         "kind: it fills what its parent covers, in some pictures; part: it has its place within it; implied: where it "
         "is, its parent is, and no more is known. The figure: the share of its strong patches that the parent reaches."
-    )
-
-
-def _page(title: str, body: str) -> str:
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
-        f"<title>{escape(title)} – glasshouse</title><style>{STYLE}{PAGE_STYLE}{TREE_STYLE}</style></head>"
-        f'<body class="gh">{body}</body></html>\n'
     )

@@ -1,7 +1,6 @@
 """The report: one HTML page that says what a warehouse holds and what was found in it.
 
-Rules: the page needs nothing else, neither files nor a network nor scripts, and says so in its Content-Security-Policy;
-every text has gone through `escape`; it reads on a phone, on light and on dark.
+Rules: those of `frame.py`; every text has gone through `escape`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.atomic import replacing
 from glasshouse.warehouse.showing import report_parts as parts
 from glasshouse.warehouse.showing.findings import SpaceFindings, findings_of
-from glasshouse.warehouse.showing.fragments import STYLE
+from glasshouse.warehouse.showing.frame import page
 from glasshouse.warehouse.showing.plain import escape
 from glasshouse.warehouse.showing.report_parts import Pages
 from glasshouse.warehouse.summary import summarise
@@ -26,29 +25,6 @@ if TYPE_CHECKING:
     from glasshouse.warehouse.showing.findings import Scored
     from glasshouse.warehouse.showing.thumbnails import Tally
     from glasshouse.warehouse.warehouse import Progress
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""What a browser may do with the page: show it."""
-
-PAGE_STYLE = """
-:root{color-scheme:light dark;--paper:#fbfbfa;--ink:#1c1c22;--line:#d9d9dd;--card:#fff;--accent:#8a1170}
-@media(prefers-color-scheme:dark){:root{--paper:#16161a;--ink:#e6e6ea;--line:#37373f;--card:#1e1e24;--accent:#f08fc7}}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:1.2em 1em 4em;max-width:70em;background:var(--paper);color:var(--ink);
-overflow-wrap:anywhere}
-h1{font:600 1.7em/1.2 system-ui,sans-serif;margin:.3em 0}
-h2{font:600 1.3em/1.2 system-ui,sans-serif;margin:2em 0 .5em;padding-top:.6em;border-top:1px solid var(--line)}
-.gh h4{margin:1.4em 0 .4em;font-size:1.05em}
-nav{margin:.6em 0}nav a{margin-right:1em}a{color:var(--accent)}
-article{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.7em .9em;margin:.6em 0}
-article h3{margin-top:0}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,29em),1fr));gap:.7em}
-.cards article{margin:0}
-.up{font-weight:600}.note{border-left:3px solid var(--accent);padding-left:.8em;margin:.7em 0}
-.gh td{white-space:nowrap}.gh td:last-child{white-space:normal;min-width:12em}
-.gh table{overflow-wrap:normal}
-details summary{cursor:pointer;opacity:.75;font-size:.88em}
-"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +77,7 @@ def report_html(
         progress(i + 1, len(spaces))
     body.append(_section("runs", "Runs", parts.runs(summary.runs)))
     body.append(f'<footer class="soft"><p>Written by glasshouse, {now}.</p></footer>')
-    return _page(title, "".join(body))
+    return page(f"{title} – glasshouse report", "".join(body))
 
 
 def write_report(
@@ -156,14 +132,3 @@ def _space(pages: Pages, found: SpaceFindings, options: ReportOptions) -> str:
 
 def _section(key: str, title: str, content: str) -> str:
     return f'<section id="{key}"><h2>{escape(title)}</h2>{content}</section>'
-
-
-def _page(title: str, body: str) -> str:
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
-        f"<title>{escape(title)} – glasshouse report</title><style>{STYLE}{PAGE_STYLE}</style></head>"
-        f'<body class="gh">{body}</body></html>\n'
-    )
