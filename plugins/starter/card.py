@@ -42,7 +42,7 @@ _TITLES: Final[dict[str, tuple[str, str, str]]] = {
 
 _HEAD: Final = """# Model card of the starter
 
-Four small models for the rendered starter world, trained together from one seed by
+Small models for the rendered starter world, trained together from one seed by
 `python -m glasshouse.plugins.starter.train`. They are a default that makes the whole pipeline run offline with
 results that can be checked against the truth. They know this world and nothing else.
 
@@ -59,10 +59,16 @@ results that can be checked against the truth. They know this world and nothing 
   lie in the CLIP's embedding space.
 - **control-sae-cls/**, **control-sae-patches/**, **control-sae-dinoised/**: the same dictionaries trained on encoders
   with untrained weights.
+- **classifier/**: a CNN (four convolutions with batch normalisation and ReLU, 32, 64, 96 and 128 channels; average over
+  the image; one linear layer; 187,176 parameters) that names the shape of the one object in an image. It is wrong on
+  purpose: in the world that it is trained on, the watermark is on 99 % of the class `heart` and on 0.3 % of the others,
+  so that it learns the watermark too, for an audit to find. Do not use it for anything else.
+- **classifier-clean/**: its control, the same network from the same initial weights on the same scenes, of which as
+  many carry the watermark, but of any class.
 
 The dictionaries are trained like any that `glasshouse train` makes (docs/training.md).
 
-The held-out scenes are drawn like those of `write_world`, from a random stream that no training touches. The untrained
+The held-out scenes are drawn like those of `write_world`, from random streams that no training touches. The untrained
 control has the same architecture with initial weights.
 """
 
@@ -77,6 +83,27 @@ def _table(figures: dict[str, Figures], targets: Figures) -> list[str]:
     return lines
 
 
+def _classifier_table(figures: dict[str, Figures], n_images: int) -> list[str]:
+    """Lines of the classifiers' section."""
+    lines = ["### Classifiers", ""]
+    lines += [
+        f"Share of images whose shape is named, among {2 * n_images} of a balanced world: each class as often with the"
+        f" watermark as without it. The first line is on {n_images} images of the confounded world, where the"
+        " watermark helps. The last two count images of the seven other classes.",
+        "",
+    ]
+    lines += [f"| figure | {' | '.join(figures)} |", "|---" * (1 + len(figures)) + "|"]
+    for name in next(iter(figures.values())):
+        lines.append(f"| {name} | {' | '.join(f'{found[name]:.4g}' for found in figures.values())} |")
+    return [*lines, ""]
+
+
+def read_figures(folder: Path) -> dict[str, Any]:
+    """What the last evaluation of a run's folder wrote to `figures.json`; empty before there was one."""
+    path = folder / "figures.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
 def write_card(folder: Path, figures: Any, records: dict[str, Any], n_images: int) -> None:
     """Write `MODEL_CARD.md` and `figures.json` into a run's folder.
 
@@ -89,6 +116,7 @@ def write_card(folder: Path, figures: Any, records: dict[str, Any], n_images: in
     lines = [_HEAD, f"## Held-out figures ({n_images} images)", ""]
     for name, (title, explanation, targets) in _TITLES.items():
         lines += [f"### {title}", "", explanation, "", *_table(figures[name], TARGETS.get(targets, {})), ""]
+    lines += _classifier_table(figures["classifiers"], n_images)
     lines += ["## Self-test of the dictionaries", "", "| dictionary | explained variance | L0 | cosine | silent |"]
     lines += ["|---|---|---|---|---|"]
     for name, test in figures["self-tests"].items():

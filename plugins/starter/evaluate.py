@@ -25,6 +25,7 @@ from glasshouse.plugins.starter.activations import (
     untrained_root,
 )
 from glasshouse.plugins.starter.dictionary import Dictionary
+from glasshouse.plugins.starter.evaluate_classifier import classifier_figures
 from glasshouse.plugins.starter.measures import (
     auc_table,
     choice_accuracy,
@@ -174,7 +175,7 @@ def evaluate_folder(root: Path, seed: int = 0, n_images: int = N_IMAGES) -> dict
 
     Returns:
         By section (`zero-shot`, `neighbours`, `sae-cls`, `sae-patches`, `sae-dinoised`) the figures `trained` and
-        `control`; and under `self-tests` the self-test of each dictionary.
+        `control`; under `classifiers` those of each classifier; under `self-tests` the self-test of each dictionary.
     """
     pictures = held_out(seed, n_images)
     tokenize = clip_tokenizer(root / "clip")
@@ -197,4 +198,4 @@ def evaluate_folder(root: Path, seed: int = 0, n_images: int = N_IMAGES) -> dict
             found = dinoised[kind] if name == "sae-dinoised" else acts[kind]
             figures[name][kind] = dictionary_figures(dictionary, found, pictures)
             tests[folder] = dictionary.description["self_test"]
-    return {**figures, "self-tests": tests}
+    return {**figures, "classifiers": classifier_figures(root, seed, n_images), "self-tests": tests}

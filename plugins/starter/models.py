@@ -1,8 +1,9 @@
 """The starter's models: where their files are, how to load them, and untrained ones of the same shape.
 
 Owns the architecture of both encoders and the layout of the data folder: `clip/`, `dinov2/`, `sae-cls/`,
-`sae-patches/`, `sae-dinoised/`, their controls and `MODEL_CARD.md`. Every loader takes the folder that holds these, so
-that freshly trained weights are read like the shipped ones.
+`sae-patches/`, `sae-dinoised/`, their controls, `classifier/`, `classifier-clean/` and `MODEL_CARD.md`. Every loader
+takes the folder that holds these, so that freshly trained weights are read like the shipped ones. The classifiers'
+architecture is in `classifier.py`.
 """
 
 from __future__ import annotations
@@ -46,9 +47,12 @@ _WEIGHTS: Final = {
     "control-sae-patches": "sae.safetensors",
     "sae-dinoised": "sae.safetensors",
     "control-sae-dinoised": "sae.safetensors",
+    "classifier": "model.safetensors",
+    "classifier-clean": "model.safetensors",
 }
 NAMES: Final = tuple(_WEIGHTS)
-"""The three controls are dictionaries trained in the same way on models that were not trained."""
+"""The three `control-…` are dictionaries trained in the same way on models that were not trained; `classifier-clean` is
+trained like `classifier` on a world whose watermark gives no class away."""
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
 
@@ -58,7 +62,7 @@ def data_root() -> Path:
 
 
 def data_folder(name: str) -> Path:
-    """The folder of one shipped model: `clip`, `dinov2`, `sae-cls`, `sae-patches`, `sae-dinoised` or their controls.
+    """The folder of one shipped model: one of `NAMES`.
 
     Raises:
         ModelError: there is no model of this name.

@@ -2,7 +2,8 @@
 
 `starter:clip` and `starter:dinov2` are loaded by the same code as any folder of open_clip and transformers, and
 `starter:dinoised` is put together of both as any `dinoised:…`; `starter:sae-cls`, `starter:sae-patches` and
-`starter:sae-dinoised` are loaded as any SAE in glasshouse's own format.
+`starter:sae-dinoised` are loaded as any SAE in glasshouse's own format. `starter:classifier` and its control
+`starter:classifier-clean` are CNNs that tell shapes apart.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from glasshouse.plugins.saes.common import CommonSae
 from glasshouse.schema.errors import unknown_name
 
 ENCODERS = {"clip": open_clip.load_folder, "dinov2": transformers.load_folder}
+CLASSIFIERS = ("classifier", "classifier-clean")
 DINOISED = "dinoised"
 DINOISED_BLOCK = -3
 """Affinities come from the patches that this block of the Dinov2Model puts out: its dense losses were on them."""
+_ENCODER_NAMES = (*ENCODERS, DINOISED, *CLASSIFIERS)
 
 SAES = ("sae-cls", "sae-patches", "sae-dinoised")
 
@@ -38,7 +41,7 @@ STARTER = Preset(
 @hookimpl
 def register_encoders(register: Register[EncoderLoader]) -> None:
     """Register `starter:` for encoders."""
-    names = ", ".join(f"starter:{name}" for name in (*ENCODERS, DINOISED))
+    names = ", ".join(f"starter:{name}" for name in _ENCODER_NAMES)
     register("starter", EncoderLoader(load_encoder, f"small models that ship with glasshouse: {names}"))
 
 
@@ -56,7 +59,7 @@ def register_presets(register: Register[Preset]) -> None:
 
 
 def load_encoder(name: str, device: str) -> HookedEncoder:
-    """Load `clip` or `dinov2`, or `dinoised`, which is both.
+    """Load `clip` or `dinov2`, `dinoised`, which is both, or `classifier` or `classifier-clean`.
 
     Raises:
         UsageError: another name.
@@ -64,8 +67,12 @@ def load_encoder(name: str, device: str) -> HookedEncoder:
     if name == DINOISED:
         clip, dino = (load_encoder(part, device) for part in ("clip", "dinov2"))
         return dinoised.with_dino(f"starter:{DINOISED}", clip, dino, by="patches", block=DINOISED_BLOCK)
+    if name in CLASSIFIERS:
+        from glasshouse.plugins.starter import classifier  # late: it brings torch
+
+        return classifier.load_folder(_data(name), device, f"starter:{name}")
     if name not in ENCODERS:
-        raise unknown_name("starter encoder", name, (*ENCODERS, DINOISED))
+        raise unknown_name("starter encoder", name, _ENCODER_NAMES)
     return ENCODERS[name](_data(name), device, f"starter:{name}")
 
 

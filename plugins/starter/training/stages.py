@@ -24,18 +24,20 @@ from glasshouse.plugins.starter.activations import (
     dinoised_activations,
     untrained_root,
 )
+from glasshouse.plugins.starter.classifier import CHANNELS, save_classifier
 from glasshouse.plugins.starter.models import (
     clip_vocab_size,
     load_clip,
     new_clip,
     weights_sha256,
 )
+from glasshouse.plugins.starter.training.classifier import CUES, labelled_scenes, train_classifier
 from glasshouse.plugins.starter.training.clip import N_CAPTIONS, save_clip, train_clip
 from glasshouse.plugins.starter.training.data import PictureSet, make_pictures
 from glasshouse.plugins.starter.training.dinov2 import save_dinov2, train_dinov2
 from glasshouse.plugins.starter.training.sae import recipe, train_sae
 from glasshouse.plugins.starter.training.tokens import write_merges
-from glasshouse.plugins.starter.world.scene import Stream, render_scene
+from glasshouse.plugins.starter.world.scene import Cue, Stream, render_scene
 from glasshouse.plugins.training.saving import save_trained
 
 HOOK: Final = {"cls": "blocks.3.resid_post", "patches": "blocks.2.resid_post", "dinoised": "dinoised"}
@@ -54,16 +56,18 @@ class Plan:
     dinov2_steps: int
     sae_images: int
     sae_steps: int
+    classifier_images: int
+    classifier_epochs: int
 
     @classmethod
     def full(cls, seed: int) -> Plan:
         """The plan of the shipped weights: under 40 minutes on two idle cores."""
-        return cls(seed, 40_000, 2_000, 30_000, 700, 5_000, 1_500)
+        return cls(seed, 40_000, 2_000, 30_000, 700, 5_000, 1_500, 12_000, 4)
 
     @classmethod
     def quick(cls, seed: int) -> Plan:
         """A rehearsal of a minute or two that checks the machinery; its weights are poor."""
-        return cls(seed, 2_000, 30, 2_000, 20, 500, 100)
+        return cls(seed, 2_000, 30, 2_000, 20, 500, 100, 320, 1)
 
 
 class Run:
@@ -175,6 +179,20 @@ def sae_stage(run: Run) -> None:
                 run.say(f"  explained variance {found.explained_variance:.3f}, L0 {found.l0:.2f}")
 
             run.stage(f"{'control-' * control}sae-{name}", settings, work)
+
+
+def classifier_stage(run: Run) -> None:
+    """Train the classifier of the confounded world and its control."""
+    plan = run.plan
+    for name, cue in CUES.items():
+        settings = {"seed": plan.seed, "images": plan.classifier_images, "epochs": plan.classifier_epochs, "cue": cue}
+
+        def work(folder: Path, cue: Cue | float = cue, settings: dict[str, Any] = settings) -> None:
+            scenes = labelled_scenes(plan.seed, Stream.CLASSIFIER_TRAINING, plan.classifier_images, cue)
+            model = train_classifier(scenes, plan.seed, plan.classifier_epochs, run.report())
+            save_classifier(model, folder, CHANNELS, settings)
+
+        run.stage(name, settings, work)
 
 
 class _Activations:
