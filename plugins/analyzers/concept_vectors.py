@@ -13,7 +13,7 @@ from glasshouse.plugins.analyzer import Parameters
 from glasshouse.plugins.analyzers.example_vectors import FACETS, ExampleParameters, resolve_examples
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.results.store import all_runs
-from glasshouse.warehouse.search.encoders import embedding_record
+from glasshouse.warehouse.search.encoders import embedding_record, embedding_records
 
 if TYPE_CHECKING:
     from glasshouse.plugins.view import AnalysisView
@@ -52,11 +52,16 @@ def facets_of(parameters: VectorParameters) -> dict[str, Any]:
     return {facet: value for facet, value in values.items() if value is not None}
 
 
+def concept_runs(warehouse: Warehouse, parameters: VectorParameters) -> list[Run]:
+    """Return the runs of `concepts` that count and have the facets that are meant, the newest last."""
+    wanted = facets_of(parameters).items()
+    runs = [run for run in all_runs(warehouse.catalogue) if run.analyzer == "concepts" and run.is_latest]
+    return [run for run in runs if wanted <= run.facets.items()]
+
+
 def concept_run(view: AnalysisView, parameters: VectorParameters, space: str | None = None) -> Run | None:
     """Return the newest run of `concepts` on the view's space, or on another one, that fits; None if there is none."""
-    wanted = facets_of(parameters).items()
-    runs = [run for run in all_runs(view.warehouse.catalogue) if run.analyzer == "concepts" and run.is_latest]
-    fitting = [run for run in runs if run.space == (space or view.space) and wanted <= run.facets.items()]
+    fitting = [run for run in concept_runs(view.warehouse, parameters) if run.space == (space or view.space)]
     return fitting[-1] if fitting else None
 
 
@@ -111,22 +116,20 @@ def common_embedding(warehouse: Warehouse, parameters: VectorParameters, spaces:
     Raises:
         UsageError: there is none, or not the one that is named; says which command makes it.
     """
-    runs = [run for run in all_runs(warehouse.catalogue) if run.analyzer == "concepts" and run.is_latest]
-    wanted = facets_of(parameters).items()
-    found = {
-        space: [str(run.facets["embedding"]) for run in runs if run.space == space and wanted <= run.facets.items()]
-        for space in spaces
-    }
+    runs = concept_runs(warehouse, parameters)
+    found = {space: [str(run.facets["embedding"]) for run in runs if run.space == space] for space in spaces}
     candidates = found[spaces[0]][::-1]
     common = [name for name in candidates if all(name in names for names in found.values())]
     if common:
         return common[0]
     if parameters.embedding is not None:
         embedding_record(warehouse, parameters.embedding)
-    name = parameters.embedding or next(iter([*candidates, *(n for names in found.values() for n in names)]), "NAME")
+    anywhere = [name for names in found.values() for name in names]
+    name = parameters.embedding or next(iter([*candidates, *anywhere, *embedding_records(warehouse)]), "NAME")
     lacking = "".join(f" --space {space}" for space, names in found.items() if name not in names)
     raise UsageError(
-        f"There is no embedding in which {' and '.join(repr(space) for space in spaces)} all have concept vectors: "
+        f"There is no embedding in which {' and '.join(repr(space) for space in spaces)} all have concept vectors"
+        f"{' of this kind' if options_of(parameters) else ''}: "
         f"{'; '.join(_listed(space, names) for space, names in found.items())}. Run `glasshouse analyze "
         f"concepts{lacking} --embedding {name}{options_of(parameters)}`."
     )

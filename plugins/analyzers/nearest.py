@@ -72,7 +72,7 @@ def nearest(
         if others_le is None:
             cosine_bl[np.arange(len(rows)), place_n[start : start + step]] = -np.inf
         candidate_bc = usable_l[_largest(cosine_bl, n_wanted)]
-        exact_bc = np.einsum("be,bce->bc", unit_ne[rows], keys_le[candidate_bc])
+        exact_bc = np.einsum("be,bce->bc", unit_ne[rows], keys_le[candidate_bc]).clip(-1, 1)
         order_bk = np.lexsort((candidate_bc, -exact_bc), axis=1)[:, :k]
         n_found = order_bk.shape[1]
         found.row_nk[rows, :n_found] = np.take_along_axis(candidate_bc, order_bk, axis=1)
