@@ -27,6 +27,7 @@ COLUMNS = ("feature", "label", "share", "valid", "valid concept", "spurious", "s
 @click.option("--spurious", required=True, metavar="FILE", help="Concepts it should not rest on; or a shipped list.")
 @click.option("--space", metavar="NAME", help="A space of the classifier; needed where there are several.")
 @click.option("--template", "templates", multiple=True, metavar="TEXT", help='Concepts are put into it. ["{}"]')
+@click.option("--crop/--whole", default=None, help="Concept vectors of cut-outs or of whole images; else the newest.")
 @click.option("--centre", is_flag=True, help="Subtract the mean image embedding from the concept vectors.")
 @click.option("--method", metavar="NAME", help="Of the relevance: gradient, crp or ablation; by default the newest.")
 @click.option("--min-share", type=click.FloatRange(0, 1), help="Share of relevance from which one is flagged. [1/F]")
@@ -41,6 +42,7 @@ def audit(
     spurious: str,
     space: str | None,
     templates: tuple[str, ...],
+    crop: bool | None,
     centre: bool,
     method: str | None,
     min_share: float | None,
@@ -66,7 +68,7 @@ def audit(
         check_output(html, "audit.html")
     opened = open_warehouse(warehouse)
     chosen = classifier_space(opened, space)
-    optional = {"template": templates or None, "method": method, "min_share": min_share}
+    optional = {"template": templates or None, "method": method, "min_share": min_share, "crop": crop}
     given: dict[str, Any] = {
         "class_name": class_name, "valid": Path(valid), "spurious": Path(spurious), "centre": centre, "margin": margin,
         **{name: value for name, value in optional.items() if value is not None},

@@ -52,8 +52,9 @@ def prune(
 ) -> None:
     """Switch components of a classifier off, and measure what that does.
 
-    Their activation becomes its mean over reference images, or zero, wherever it is. The means come from the training
-    part of the images, accuracy from the rest. Beside it stand the other constant, and as many random components.
+    Their activation becomes its mean over reference images, or zero, wherever it is. Accuracy is measured on the
+    test part of the images, the means come from the others. Beside it stand the other constant, and as many random
+    components.
 
     Example: glasshouse prune --flagged --class heart --cue watermark=present --state-dict pruned.safetensors
     """

@@ -37,6 +37,9 @@ class AuditParameters(Parameters):
         ("{}",), description="A sentence that a concept is put into; its empty form is subtracted. Can be repeated."
     )
     embedding: str | None = Field(None, description="Of the concept vectors; by default that of the newest ones.")
+    crop: bool | None = Field(
+        None, description="Concept vectors of cut-outs or of whole images; by default the newest."
+    )
     centre: bool = Field(False, description="Subtract the mean image embedding from the concept vectors.")
     method: str | None = Field(None, description="Of the relevance; by default that of the newest result.")
     min_share: float | None = Field(
@@ -75,8 +78,14 @@ class Audit(Analyzer[AuditParameters]):
         if not parameters.class_name:
             raise UsageError("Say which class is audited: --class-name NAME.")
         _sets(view, parameters)
-        portable = {side: Path(view.portable(getattr(parameters, side))) for side in SIDES}
-        return parameters.model_copy(update=portable)
+        chosen: dict[str, Any] = {side: Path(view.portable(getattr(parameters, side))) for side in SIDES}
+        # What is there already is recorded by name, so that an audit of other vectors is another one.
+        if latest_run(view.warehouse.catalogue, "concepts", view.space) is not None:
+            facets = concept_run(view, parameters.embedding, parameters.crop).facets
+            chosen |= {"embedding": facets["embedding"], "crop": facets["crop"]}
+        if latest_run(view.warehouse.catalogue, "relevance", view.space) is not None:
+            chosen |= _relevance_facets(view, parameters)
+        return parameters.model_copy(update=chosen)
 
     def requires_with(self, view: AnalysisView, parameters: AuditParameters) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """Concept vectors and relevance, with their defaults, where there are none of any kind."""
@@ -87,8 +96,8 @@ class Audit(Analyzer[AuditParameters]):
     def run(self, view: AnalysisView, parameters: AuditParameters) -> pa.Table:
         """Compare every component that has a concept vector with both sets of concepts."""
         valid, spurious = _sets(view, parameters)
-        embedding = str(concept_run(view, parameters.embedding).facets["embedding"])
-        found = alignments(view, valid, spurious, parameters.template, embedding, parameters.centre)
+        run = concept_run(view, parameters.embedding, parameters.crop)
+        found = alignments(view, run, valid, spurious, parameters.template, centre=parameters.centre)
         least = parameters.min_share if parameters.min_share is not None else 1 / view.n_features
         facets = _relevance_facets(view, parameters)
         frame = _with_relevance(view, found, facets, parameters, least)
@@ -99,7 +108,7 @@ class Audit(Analyzer[AuditParameters]):
             share_flagged=share,
             min_share=least,
             relevance=facets["method"],
-            embedding=embedding,
+            embedding=run.facets["embedding"],
             summary=f"{n} of {frame.height} components flagged for '{parameters.class_name}', "
             f"with {share:.1%} of its relevance",
         )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from glasshouse.plugins.labelers.vocabulary import concepts_run
 from glasshouse.plugins.vocabulary import concept_lists, read_vocabulary, shipped_concepts
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.results.store import latest_run
 from glasshouse.warehouse.search.encoders import embedding_record
 from glasshouse.warehouse.search.index import centre_of, concept_index
 from glasshouse.warehouse.search.templates import query_vectors
@@ -50,33 +51,49 @@ def concepts_of(view: AnalysisView, path: Path) -> list[str]:
         raise UsageError(f"{error} Lists that ship with glasshouse: {', '.join(concept_lists())}.") from error
 
 
-def concept_run(view: AnalysisView, embedding: str | None) -> Run:
-    """Return the newest concept vectors of the space that texts can be compared with."""
-    return concepts_run(view, embedding, "The audit needs", "--embedding")
+def concept_run(view: AnalysisView, embedding: str | None, crop: bool | None) -> Run:
+    """Return the newest concept vectors of the space that texts can be compared with.
+
+    Args:
+        view: of the space.
+        embedding: in which; None for any.
+        crop: of cut-outs or of whole images; None for either.
+
+    Raises:
+        UsageError: there are none; names the command that makes them.
+    """
+    run = concepts_run(view, embedding, "The audit needs", "--embedding")
+    if crop is None or run.facets["crop"] == crop:
+        return run
+    facets = {"embedding": run.facets["embedding"], "crop": crop}
+    found = latest_run(view.warehouse.catalogue, "concepts", view.space, facets)
+    if found is None or found.vectors is None:
+        raise UsageError(
+            f"There are no concept vectors of {'cut-outs' if crop else 'whole images'} for the space '{view.space}'. "
+            f"Run `glasshouse analyze concepts --space {view.space}{' --crop' if crop else ''}`."
+        )
+    return found
 
 
 def alignments(
     view: AnalysisView,
+    run: Run,
     valid: Sequence[str],
     spurious: Sequence[str],
     templates: Sequence[str],
-    embedding: str | None,
+    *,
     centre: bool,
 ) -> Alignments:
     """Return how alike each component is to the concepts.
 
     Args:
         view: of the space.
+        run: of `concepts`, whose vectors are compared.
         valid: words, at least one.
         spurious: words, at least one.
-        templates: sentences with `{}`.
-        embedding: of the concept vectors, or None for the newest.
+        templates: sentences with `{}`; none compares the words themselves, without anything subtracted.
         centre: subtract the mean image embedding from the concept vectors.
-
-    Raises:
-        UsageError: there are no concept vectors that texts can be compared with.
     """
-    run = concept_run(view, embedding)
     view.result("concepts", run.facets)  # noted as an input
     name = str(run.facets["embedding"])
     index = concept_index(view.warehouse, run)

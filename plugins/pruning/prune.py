@@ -20,7 +20,7 @@ from glasshouse.plugins.encoders.hooked import HookedEncoder
 from glasshouse.plugins.pruning.accuracy import Edit, Outcomes, mean_of, outcomes
 from glasshouse.plugins.pruning.hook import Pruning
 from glasshouse.schema.errors import UsageError, unknown_name
-from glasshouse.warehouse.splits import LEFT_OUT, TRAIN, parts_of
+from glasshouse.warehouse.splits import TEST, TRAIN, VALIDATION, parts_of
 
 if TYPE_CHECKING:
     from glasshouse.plugins.view import AnalysisView
@@ -179,8 +179,8 @@ def _parts(
     hashes = view.images()["sha256"].gather(image_n).to_list()
     splits = labelled(view, "split")
     part_n, words = parts_of(splits, image_n, hashes, seed)
-    reference_n = image_n[part_n == TRAIN]
-    measured = [int(i) for i in image_n[(part_n != TRAIN) & (part_n != LEFT_OUT)] if label_of.get(int(i)) in number_of]
+    reference_n = image_n[(part_n == TRAIN) | (part_n == VALIDATION)]
+    measured = [int(i) for i in image_n[part_n == TEST] if label_of.get(int(i)) in number_of]
     if not len(reference_n) or not measured:
         raise UsageError(
             f"Of {len(image_n)} images {len(reference_n)} are for the means and {len(measured)} with a class by the "

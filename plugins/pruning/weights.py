@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-CLOSE = 1e-4
-"""Largest difference of a logit, relative to the largest logit, between the two models on noise."""
+CLOSE = 1e-3
+"""Largest difference of a logit between the two models on noise, relative to what the pruning changes at most."""
+ROUNDING = 1e-6
+"""Likewise, relative to the largest logit."""
 
 
 def pruned_state_dict(encoder: HookedEncoder, pruning: Pruning) -> dict[str, torch.Tensor]:
@@ -39,13 +41,15 @@ def pruned_state_dict(encoder: HookedEncoder, pruning: Pruning) -> dict[str, tor
     batch_bchw = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(encoder.device)
     classify = encoder.tower.classify
     wanted_bc = encoder.forward_logits(batch_bchw, pruning.hook, pruning.edit())
+    changed = (wanted_bc - encoder.forward_logits(batch_bchw)).abs().max()
+    allowed = CLOSE * changed + ROUNDING * wanted_bc.abs().max()
     original = copy.deepcopy(encoder.tower.model.state_dict())
     try:
         for tensors in _candidates(encoder.tower.model, pruning):
             encoder.tower.model.load_state_dict({**original, **tensors})
             with torch.inference_mode():
                 given_bc = classify(batch_bchw).float() if classify is not None else wanted_bc
-            if (given_bc - wanted_bc).abs().max() <= CLOSE * wanted_bc.abs().max():
+            if (given_bc - wanted_bc).abs().max() <= allowed:
                 return {name: tensor.cpu() for name, tensor in {**original, **tensors}.items()}
     finally:
         encoder.tower.model.load_state_dict(original)
