@@ -71,7 +71,7 @@ def inspect(
     if any((encoder, hook, tokens, space, warehouse)):
         opened = open_warehouse(warehouse)
         where = _from_space(opened, space, encoder, hook, tokens) if space else (encoder, hook, tokens)
-        tried = _try(opened, loaded, *where, n_images=n_images, device=placed)
+        tried = _try(opened, loaded, *where, is_typed=encoder is not None, n_images=n_images, device=placed)
     if as_json:
         print_json({**found.as_dict(), "trial": tried and tried.as_dict()})
     else:
@@ -123,10 +123,11 @@ def _try(
     hook: str | None,
     tokens: str | None,
     *,
+    is_typed: bool,
     n_images: int,
     device: str,
 ) -> Trial:
-    """Run the self-test on the warehouse's images."""
+    """Run the self-test on the warehouse's images; an encoder that nobody typed comes from the catalogue or the SAE."""
     from glasshouse.plugins.saes.trial import try_on_images
 
     encoder, hook = encoder or sae.about.get("encoder"), hook or sae.hook
@@ -134,7 +135,8 @@ def _try(
         if value is None:
             raise UsageError(f"{sae.spec} does not say what it was trained on. Give {option}, or --space NAME.")
     assert encoder is not None and hook is not None  # the loop saw to it
-    loaded = plugins_of(click.get_current_context()).load_encoder(encoder, device)
+    plugins = plugins_of(click.get_current_context())
+    loaded = (plugins.load_encoder if is_typed else plugins.load_stored_encoder)(encoder, device)
     with progress_bar("testing") as progress:
         return try_on_images(
             warehouse.layout, loaded, sae, hook, tokens or sae.tokens or "cls", n_images=n_images, progress=progress

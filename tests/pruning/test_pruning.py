@@ -157,7 +157,7 @@ def test_what_no_layer_can_hold_is_refused_and_leaves_the_model_as_it_was() -> N
     with pytest.raises(UsageError, match="No layer of plain can hold"):
         pruned_state_dict(encoder, pruning("relu", {2: -0.5}))
     resnet = Plugins(external=False).load_encoder(CNN)
-    resnet.tower.model.layer3[0].bn2.weight.data.fill_(1.0)  # fresh ones are 0: the shortcut is all that counts
+    resnet.tower.model.layer3[0].bn3.weight.data.fill_(1.0)  # fresh ones are 0: the shortcut is all that counts
     fingerprint = resnet.fingerprint
     with pytest.raises(UsageError, match="No layer of"):
         pruned_state_dict(resnet, pruning("layer3", {2: 0.5}))
