@@ -25,6 +25,7 @@ class LabelerOptions:
         base_url: of a compatible endpoint, or None for the provider's own.
         device: `cpu` or `cuda`, for local models.
         vocabulary: a file of words, or None for the words that ship with glasshouse.
+        templates: texts with `{}` for a word, into which words are put before they are compared.
         timeout_s: seconds until a request counts as failed.
         model_option: with which the user names the model, for messages.
     """
@@ -35,6 +36,7 @@ class LabelerOptions:
     base_url: str | None = None
     device: str = "cpu"
     vocabulary: str | None = None
+    templates: Sequence[str] = ()
     timeout_s: float = 60.0
     model_option: str = "--model"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -59,6 +60,7 @@ def labeler_options(
     model: str | None,
     base_url: str | None,
     vocabulary: str | None = None,
+    templates: Sequence[str] = (),
     calls: Calls | None = None,
     model_option: str = "--model",
 ) -> LabelerOptions:
@@ -70,6 +72,7 @@ def labeler_options(
         base_url=base_url,
         device=parameters.device,
         vocabulary=vocabulary,
+        templates=templates,
         timeout_s=parameters.timeout,
         model_option=model_option,
     )

@@ -14,7 +14,7 @@ from glasshouse.plugins.analyzers.label_questions import Questioner, choose_feat
 from glasshouse.plugins.labelers.pool import answers_of
 from glasshouse.plugins.labelers.replies import cleaned, kept_reply
 from glasshouse.plugins.labeling import BadReply, FeatureLabel, Labeler, OutOfCalls, Unanswered
-from glasshouse.schema.errors import GlasshouseError, ModelError, SourceError
+from glasshouse.schema.errors import GlasshouseError, ModelError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from glasshouse.plugins.labelers.calls import Calls
@@ -31,6 +31,9 @@ class LabelParameters(CallParameters):
     n: int = Field(50, ge=1, description="How many features are chosen: by tier, then by MS, then by activity.")
     n_images: int = Field(9, ge=1, le=50, description="Strongest images that are shown of each feature.")
     vocabulary: str | None = Field(None, description="File of words for the labeler `vocabulary`, one per line.")
+    template: tuple[str, ...] = Field(
+        (), description="A text with {} for the words of `vocabulary`; without the word it is subtracted."
+    )
 
 
 class Result(NamedTuple):
@@ -73,14 +76,20 @@ class Labels(Analyzer[LabelParameters]):
         """Fill in the labeler's model and address.
 
         Raises:
-            UsageError: no such labeler, or it lacks something that can be seen before loading it.
+            UsageError: no such labeler, it lacks something that can be seen before loading it, or takes no templates.
         """
+        if parameters.template and labeler_loader(view, parameters.labeler).sees_pictures:
+            raise UsageError(
+                f"--template is for the words of a vocabulary, and the labeler '{parameters.labeler}' has none. Leave "
+                "it away, or use --labeler vocabulary."
+            )
         options = labeler_options(
             view,
             parameters,
             model=parameters.model,
             base_url=parameters.base_url,
             vocabulary=parameters.vocabulary,
+            templates=parameters.template,
         )
         resolved = labeler_loader(view, parameters.labeler).resolve(options)
         vocabulary = None if parameters.vocabulary is None else view.portable(parameters.vocabulary)
@@ -143,6 +152,7 @@ class Labels(Analyzer[LabelParameters]):
             model=parameters.model,
             base_url=parameters.base_url,
             vocabulary=parameters.vocabulary,
+            templates=parameters.template,
             calls=calls,
         )
         return labeler_loader(view, parameters.labeler).load(options)

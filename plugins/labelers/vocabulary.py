@@ -7,6 +7,9 @@ unit embedding of a word,
 
 and the label is the word of the largest lift. Without the subtraction some words win everywhere, because texts and
 images of CLIP lie apart and a few texts lie closer to all images than others do.
+
+With templates the score is that of SemanticLens (arXiv 2501.05398), which takes the common part out of the texts:
+cos(c, q_w) with q_w = mean over templates t of [E(t(w)) − E(t(""))], raw embeddings, as `glasshouse search` has it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from glasshouse.plugins import hookimpl
 from glasshouse.plugins.contracts import LabelerLoader
 from glasshouse.plugins.labeling import BadReply, FeatureLabel, FeatureQuestion, LabelerOptions
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.search.questions import check_templates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +48,9 @@ def resolve(options: LabelerOptions) -> LabelerOptions:
     """Fill in the model: the embedding of the concept vectors that are used.
 
     Raises:
-        UsageError: there are no concept vectors that texts can be compared with.
+        UsageError: there are no concept vectors that texts can be compared with, or a template has no gap.
     """
+    check_templates(options.templates)
     return replace(options, model=str(concepts_run(options.view, options.model).facets["embedding"]))
 
 
@@ -96,6 +101,7 @@ def load(options: LabelerOptions) -> VocabularyLabeler:
     import numpy as np
 
     from glasshouse.plugins.vocabulary import read_vocabulary
+    from glasshouse.warehouse.search.templates import query_vectors
     from glasshouse.warehouse.search.texts import embed_texts
 
     view = options.view
@@ -104,11 +110,14 @@ def load(options: LabelerOptions) -> VocabularyLabeler:
     view.result("concepts", run.facets)  # notes it as an input of the run
     feature_ids, vectors_ke = view.warehouse.result_vectors(run)
     words = read_vocabulary(None if options.vocabulary is None else str(view.file(options.vocabulary)))
-    texts_we = unit_rows(embed_texts(view.warehouse, embedding, words))
+    rows = {int(feature): row for row, feature in enumerate(feature_ids)}
+    if options.templates:
+        texts_we = query_vectors(lambda texts: embed_texts(view.warehouse, embedding, texts), words, options.templates)
+        return VocabularyLabeler(embedding, words, rows, unit_rows(vectors_ke), unit_rows(texts_we))
+    texts_we = embed_texts(view.warehouse, embedding, words)
     images_ne = unit_rows(view.embedding(embedding).vectors_ne)
     mean_e = images_ne[np.isfinite(images_ne).all(axis=1)].mean(axis=0)
-    rows = {int(feature): row for row, feature in enumerate(feature_ids)}
-    return VocabularyLabeler(embedding, words, rows, unit_rows(vectors_ke) - mean_e, texts_we)
+    return VocabularyLabeler(embedding, words, rows, unit_rows(vectors_ke) - mean_e, unit_rows(texts_we))
 
 
 def unit_rows(vectors_ne: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -131,8 +140,8 @@ class VocabularyLabeler:
         model: name of the embedding.
         words: W of them.
         row_of_feature: row of each feature in `shifted_ke`.
-        shifted_ke: ĉ − mean ê of each feature [K, E].
-        texts_we: t̂ of each word [W, E].
+        shifted_ke: ĉ − mean ê of each feature [K, E]; ĉ with templates.
+        texts_we: t̂ of each word [W, E]; with templates the unit vector of q.
     """
 
     model: str
@@ -142,10 +151,10 @@ class VocabularyLabeler:
     texts_we: npt.NDArray[np.float64]
 
     def label(self, question: FeatureQuestion) -> FeatureLabel:
-        """Return the word of the largest lift; its description names the next ones.
+        """Return the word of the largest lift, or cosine with templates; its description names the next ones.
 
-        The confidence is the cosine between the feature's shift from the mean image and the word, at least 0: an
-        angle, no probability.
+        The confidence is the cosine of the word with the feature's shift from the mean image (with templates, with its
+        concept vector), at least 0: an angle, no probability.
 
         Raises:
             BadReply: the feature has no concept vector, or lies where the mean image lies.
