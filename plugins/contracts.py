@@ -23,10 +23,14 @@ class EncoderLoader:
     Attributes:
         load: called with the spec's part after `scheme:` and the device (`cpu`, `cuda`); imports its library itself.
         summary: one line for listings, with an example spec.
+        check_stored: called with the same part before a spec is loaded that nobody has typed, but that was read out of
+            a warehouse or a model's file. A loader that runs code which its specs name raises a ModelError here unless
+            the user has agreed to it.
     """
 
     load: Callable[[str, str], Encoder]
     summary: str
+    check_stored: Callable[[str], None] = lambda name: None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ BUILTIN_PLUGINS = (
     "glasshouse.plugins.encoders.open_clip",
     "glasshouse.plugins.encoders.transformers",
     "glasshouse.plugins.encoders.timm",
+    "glasshouse.plugins.encoders.torchvision",
+    "glasshouse.plugins.encoders.python",
     "glasshouse.plugins.encoders.dinoised",
     "glasshouse.plugins.encoders.local",
     "glasshouse.plugins.saes.neurons",
@@ -84,6 +86,7 @@ class Plugins:
     """
 
     def __init__(self, files: Sequence[Path] = (), *, external: bool = True) -> None:
+        self._typed: set[str] = set()  # specs of encoders that the user has named
         self.manager = pluggy.PluginManager("glasshouse")
         self.manager.add_hookspecs(hookspecs)
         for name in BUILTIN_PLUGINS:
@@ -136,7 +139,21 @@ class Plugins:
         return self._collect("source", "register_sources")
 
     def load_encoder(self, spec: str, device: str = "cpu") -> Encoder:
-        """Load an encoder from its spec, `SCHEME:REST`, or a local folder."""
+        """Load an encoder from a spec that the user has typed: `SCHEME:REST`, or a local folder."""
+        encoder: Encoder = self._load(self.encoders, spec, device)
+        self._typed.update((spec, encoder.spec))
+        return encoder
+
+    def load_stored_encoder(self, spec: str, device: str = "cpu") -> Encoder:
+        """Load an encoder from a spec that was read out of a warehouse or a model's file.
+
+        Raises:
+            ModelError: loading it would run code that the user has not named.
+        """
+        if spec not in self._typed:
+            scheme, rest = self._split(spec, self.encoders)
+            if scheme in self.encoders:
+                self.encoders.get(scheme).check_stored(rest)
         encoder: Encoder = self._load(self.encoders, spec, device)
         return encoder
 

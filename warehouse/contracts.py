@@ -256,7 +256,10 @@ class PluginSet(Protocol):
     """What the warehouse asks of the plugins that it is handed."""
 
     def load_encoder(self, spec: str, device: str = "cpu") -> Encoder:
-        """Load an encoder from its spec."""
+        """Load an encoder from a spec that the user has typed."""
+
+    def load_stored_encoder(self, spec: str, device: str = "cpu") -> Encoder:
+        """Load an encoder from a spec that was read out of a warehouse; one that runs code needs the user's consent."""
 
     def load_sae(self, spec: str, device: str = "cpu") -> SparseAutoencoder:
         """Load a sparse autoencoder from its spec."""

@@ -26,7 +26,7 @@ from torch import nn
 from glasshouse.plugins.encoders.canonising import Run, canonised, planned
 from glasshouse.plugins.encoders.classifying import leaf_at
 from glasshouse.plugins.encoders.propagation import RelevanceRules, check_graph
-from glasshouse.plugins.encoders.tapping import Tap
+from glasshouse.plugins.encoders.tapping import PassEnds, Tap
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.contracts import ClassRelevance
 
@@ -36,10 +36,6 @@ GOES_THROUGH = (
 )
 TOLERANCE = 1e-2
 """How far a logit may be off after merging, relative to the largest: rounding, not another function."""
-
-
-class _Reached(Exception):
-    """Raised at the hook point when nothing after it is needed."""
 
 
 class Attribution:
@@ -179,13 +175,13 @@ class _UpTo(nn.Module):
 
         def stop(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             self.check(output)
-            raise _Reached
+            raise PassEnds
 
         # Hooked here rather than earlier: hooks run in their order, and zennit's come before the end.
         handle = self._last[0].register_forward_hook(stop)
         try:
             self._run(batch_bchw)
-        except _Reached:
+        except PassEnds:
             pass
         finally:
             handle.remove()

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from glasshouse.plugins.devices import torch_device
 from glasshouse.plugins.encoders.classifying import Classifying
 from glasshouse.plugins.encoders.preprocessing import ImageTransform
+from glasshouse.plugins.encoders.tapping import PassEnds, attach, attach_edit, first_tensor, hook_point
 from glasshouse.plugins.encoders.tapping import Tap as Tap
-from glasshouse.plugins.encoders.tapping import attach, attach_edit, first_tensor, hook_point
 from glasshouse.plugins.fingerprint import fingerprint
 from glasshouse.plugins.hub import one_line
-from glasshouse.schema.errors import ModelError, UsageError
+from glasshouse.schema.errors import GlasshouseError, ModelError, UsageError
 from glasshouse.warehouse.contracts import ForwardResult, HookPoint
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Tower:
         architecture: what the weights' shapes do not say (heads, activation function), JSON-able.
         classify: one full pass, images [batch, 3, H, W] to the classifier's outputs [batch, C], or None without one.
         class_names: of these outputs, in their order; None where the model names none.
+        head: what only `classify` uses and the fingerprint leaves out; None where all of it is part of `model`.
     """
 
     model: nn.Module
@@ -59,10 +60,7 @@ class Tower:
     embed_texts: Callable[[Sequence[str]], torch.Tensor] | None = None
     classify: Callable[[torch.Tensor], torch.Tensor] | None = None
     class_names: Sequence[str] | None = None
-
-
-class _Stop(Exception):
-    """Raised inside a hook when nothing after it is needed; caught where the pass was started."""
+    head: nn.Module | None = None
 
 
 @dataclass
@@ -85,7 +83,9 @@ class HookedEncoder(Classifying):
         self.device = device
         self._tower = tower
         self._lock = threading.Lock()
-        tower.model.eval().requires_grad_(False).to(torch_device(device))
+        for part in (tower.model, tower.head):
+            if part is not None:
+                part.eval().requires_grad_(False).to(torch_device(device))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,7 +147,7 @@ class HookedEncoder(Classifying):
             return ForwardResult({}, None)
         taken: dict[str, torch.Tensor] = {}
         embedding_be = None
-        with self._lock, self._numerics(), self._hooked(hooks, taken, last), suppress(_Stop):
+        with self._lock, self._numerics(), self._hooked(hooks, taken, last), suppress(PassEnds):
             embedding_be = self._tower.embed_images(batch_bchw.to(self.device, non_blocking=True)).float()
         return ForwardResult({hook: taken[hook].float() for hook in hooks}, embedding_be)
 
@@ -216,7 +216,7 @@ class HookedEncoder(Classifying):
     def _take(self, hook: str, taken: dict[str, torch.Tensor], value: Any, *, stop: bool) -> None:
         taken[hook] = self._tower.taps[hook].tokens(first_tensor(value), keep=not stop)
         if stop:
-            raise _Stop
+            raise PassEnds
 
     @contextmanager
     def _numerics(self) -> Iterator[None]:
@@ -248,6 +248,8 @@ class HookedEncoder(Classifying):
             handles = [attach(tap, partial(note, name)) for name, tap in self._tower.taps.items()]
             try:
                 embedding_be = self._tower.embed_images(images_bchw)
+            except GlasshouseError:
+                raise
             except Exception as error:  # a library raises whatever its parts raise
                 size = "×".join(map(str, self._tower.transform.output_size))
                 raise ModelError(

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class PassEnds(Exception):
+    """Raised inside a hook when nothing after it is needed; caught where the pass was started."""
+
+
 @dataclass(frozen=True)
 class Tap:
     """Where one hook point is read.

@@ -15,7 +15,7 @@ from glasshouse.plugins.encoders.hooked import Tap
 if TYPE_CHECKING:
     from torch import nn
 
-SECOND_LINEAR = ("mlp.fc2", "mlp.c_proj", "mlp.w3", "mlp.weights_out", "mlp.down_proj", "output.dense")
+SECOND_LINEAR = ("mlp.fc2", "mlp.c_proj", "mlp.w3", "mlp.weights_out", "mlp.down_proj", "output.dense", "mlp.3")
 """Where libraries keep the MLP's second linear layer, seen from the block."""
 
 

@@ -1,4 +1,8 @@
-"""transformers: CLIP, SigLIP, DINOv2 (with or without registers) and ViT, from the hub and from local folders.
+"""transformers: CLIP, SigLIP, DINOv2 (with or without registers), ViT and CNNs, from the hub and from local folders.
+
+CNNs are all models for image classification whose base gives a map and its pooled features: ResNet, ConvNeXT, RegNet,
+MobileNet, EfficientNet, BiT. A classifier is loaded exactly where the checkpoint has one: its configuration's
+`architectures` name a …ForImageClassification.
 
 Specs (after `hf:`): ORG/NAME, or a folder with config.json, model.safetensors and preprocessor_config.json, and the
 tokenizer's files where there is a text tower.
@@ -6,8 +10,7 @@ tokenizer's files where there is a text tower.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from glasshouse.plugins import hookimpl
 from glasshouse.plugins.contracts import EncoderLoader
 from glasshouse.plugins.encoders.hooked import HookedEncoder, Tower
+from glasshouse.plugins.encoders.image_processors import transform_of
 from glasshouse.plugins.encoders.preprocessing import ImageTransform
-from glasshouse.plugins.encoders.taps import block_taps
+from glasshouse.plugins.encoders.taps import block_taps, map_taps
+from glasshouse.plugins.encoders.transformers_texts import library, quiet, text_embedder
 from glasshouse.plugins.hookspecs import Register
 from glasshouse.plugins.hub import hub_errors, one_line
 from glasshouse.schema.errors import ModelError
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
 FILES = "config.json, model.safetensors and preprocessor_config.json (and the tokenizer's files, for texts)"
 PLACE = f"Without a hub, place {FILES} of that model in a folder and use --encoder hf:FOLDER."
-VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+CLASSIFIER = "AutoModelForImageClassification"
 VOLATILE_KEYS = frozenset(
     {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"}
 )
@@ -44,6 +49,7 @@ class Family:
         embed: a full pass, from the model and a batch to [batch, E].
         padding: how texts are padded for the text tower, or None without one.
         options: for the constructor.
+        may_classify: there is a …ForImageClassification of it, whose base is this class.
     """
 
     class_name: str
@@ -51,6 +57,7 @@ class Family:
     embed: Callable[[Any, torch.Tensor], torch.Tensor]
     padding: str | None = None
     options: Mapping[str, Any] | None = None
+    may_classify: bool = False
 
 
 def _projected(model: Any, batch_bchw: torch.Tensor) -> Any:
@@ -74,10 +81,10 @@ FAMILIES: Mapping[str, Family] = {
     "clip_vision_model": Family("CLIPVisionModel", True, _pooled),
     "siglip": Family("SiglipModel", False, _projected, padding="max_length"),
     "siglip_vision_model": Family("SiglipVisionModel", False, _pooled),
-    "dinov2": Family("Dinov2Model", True, _cls_after_norm),
-    "dinov2_with_registers": Family("Dinov2WithRegistersModel", True, _cls_after_norm),
+    "dinov2": Family("Dinov2Model", True, _cls_after_norm, may_classify=True),
+    "dinov2_with_registers": Family("Dinov2WithRegistersModel", True, _cls_after_norm, may_classify=True),
     # The pooler of a ViT is seldom trained, and then drawn at random at every loading.
-    "vit": Family("ViTModel", True, _cls_after_norm, options={"add_pooling_layer": False}),
+    "vit": Family("ViTModel", True, _cls_after_norm, options={"add_pooling_layer": False}, may_classify=True),
 }
 PROJECTED_VISION = Family("CLIPVisionModelWithProjection", True, _image_embeds)
 
@@ -85,7 +92,9 @@ PROJECTED_VISION = Family("CLIPVisionModelWithProjection", True, _image_embeds)
 @hookimpl
 def register_encoders(register: Register[EncoderLoader]) -> None:
     """Register `hf:`."""
-    register("hf", EncoderLoader(load, "CLIP, SigLIP, DINOv2 and ViT of transformers, e.g. hf:facebook/dinov2-small"))
+    register(
+        "hf", EncoderLoader(load, "CLIP, SigLIP, DINOv2, ViT and CNNs of transformers, e.g. hf:facebook/dinov2-small")
+    )
 
 
 def load(name: str, device: str) -> HookedEncoder:
@@ -122,36 +131,100 @@ def load_folder(folder: Path, device: str, spec: str) -> HookedEncoder:
 
 
 def _load(source: str, device: str, spec: str) -> HookedEncoder:
-    transformers = _library()
-    with _quiet(transformers):
+    transformers = library()
+    with quiet(transformers):
         config = transformers.AutoConfig.from_pretrained(source)
         family = _family(config, spec)
-        model, report = getattr(transformers, family.class_name).from_pretrained(
-            source, dtype="float32", output_loading_info=True, **(family.options or {})
+        class_name, options = _class_of(config, family)
+        model, report = getattr(transformers, class_name).from_pretrained(
+            source, dtype="float32", output_loading_info=True, **options
         )
         processor = transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
     _check_loaded(report, spec)
     transform = transform_of(processor, spec)
-    tower = Tower(
-        model=model,
-        taps=_taps(model, family, transform),
-        embed_images=lambda batch_bchw: family.embed(model, batch_bchw),
-        embed_texts=_text_embedder(model, source, spec, family.padding) if family.padding else None,
-        transform=transform,
-        architecture={"library": "transformers", "class": family.class_name, "config": stable_config(model.config)},
-    )
+    head = model if _has_head(config) and class_name == CLASSIFIER else None
+    base = model if head is None else model.base_model
+    tower = _cnn(model, base, transform, spec) if family is None else _known(base, family, transform, source, spec)
+    if head is not None:
+        tower.head = None if tower.model is head else head
+        tower.classify = lambda batch_bchw: head(pixel_values=batch_bchw).logits
+        tower.class_names = class_names_of(head.config)
     return HookedEncoder(spec, tower, device)
 
 
-def _family(config: Any, spec: str) -> Family:
+def _class_of(config: Any, family: Family | None) -> tuple[str, Mapping[str, Any]]:
+    """The class to load, and options for it."""
+    if _has_head(config) and (family is None or family.may_classify):
+        return CLASSIFIER, {}
+    return ("AutoModel", {}) if family is None else (family.class_name, family.options or {})
+
+
+def _known(model: Any, family: Family, transform: ImageTransform, source: str, spec: str) -> Tower:
+    """A model of one of the FAMILIES. Its classifier is no part of its identity: it was once left out."""
+    return Tower(
+        model=model,
+        taps=_taps(model, family, transform),
+        embed_images=lambda batch_bchw: family.embed(model, batch_bchw),
+        embed_texts=text_embedder(model, source, spec, family.padding) if family.padding else None,
+        transform=transform,
+        architecture={"library": "transformers", "class": family.class_name, "config": stable_config(model.config)},
+    )
+
+
+def _cnn(model: Any, base: Any, transform: ImageTransform, spec: str) -> Tower:
+    """A model of any other type, as long as it gives a map and pooled features.
+
+    Args:
+        model: all of it, with the classifier where there is one.
+        base: without the classifier; its module paths are the hook points.
+        transform: its preprocessing.
+        spec: its name, for messages.
+    """
+    import torch  # late: it takes a second to import
+
+    model.eval()
+    with torch.inference_mode():
+        output = base(pixel_values=torch.zeros(1, 3, *transform.output_size))
+    last, pooled = (getattr(output, name, None) for name in ("last_hidden_state", "pooler_output"))
+    if last is None or pooled is None or last.ndim != 4 or (base is model and _has_head(model.config)):
+        raise _not_read(model.config, spec)
+    return Tower(
+        model=model,
+        taps=map_taps(base, transform.output_size, "nchw"),
+        embed_images=lambda batch_bchw: base(pixel_values=batch_bchw).pooler_output.flatten(1),
+        transform=transform,
+        architecture={"library": "transformers", "class": type(base).__name__, "config": stable_config(model.config)},
+    )
+
+
+def _family(config: Any, spec: str) -> Family | None:
+    """How a model is read, or None for one that may be a CNN."""
     if "CLIPVisionModelWithProjection" in (config.architectures or ()):
         return PROJECTED_VISION
-    if config.model_type not in FAMILIES:
-        raise ModelError(
-            f"{spec} is a model of type '{config.model_type}'. hf: reads {', '.join(FAMILIES)}; "
-            "for CNNs and other transformers use timm:NAME."
-        )
-    return FAMILIES[config.model_type]
+    if config.model_type in FAMILIES:
+        return FAMILIES[config.model_type]
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+    if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        raise _not_read(config, spec)
+    return None
+
+
+def _not_read(config: Any, spec: str) -> ModelError:
+    return ModelError(
+        f"{spec} is a model of type '{config.model_type}'. hf: reads {', '.join(FAMILIES)}, and CNNs such as resnet, "
+        "convnext, regnet and mobilenet_v2; for other models use timm:NAME."
+    )
+
+
+def _has_head(config: Any) -> bool:
+    return any(name.endswith("ForImageClassification") for name in config.architectures or ())
+
+
+def class_names_of(config: Any) -> list[str] | None:
+    """Names of a classifier's outputs; None where they are transformers' own placeholders, LABEL_0 and so on."""
+    names = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    return None if names == [f"LABEL_{number}" for number in range(len(names))] else names
 
 
 def _check_loaded(report: Mapping[str, Any], spec: str) -> None:
@@ -185,38 +258,6 @@ def _blocks(vision: nn.Module, n_blocks: int) -> Iterator[nn.Module]:
     raise ModelError(f"{type(vision).__name__} has no list of {n_blocks} blocks: this transformers is not known.")
 
 
-def transform_of(processor: Any, spec: str) -> ImageTransform:
-    """Translate an image processor of transformers.
-
-    Raises:
-        ModelError: it does something that `ImageTransform` cannot say.
-    """
-    from PIL import Image  # late: a tenth of a second
-
-    def setting(name: str, default: Any = None) -> Any:
-        return getattr(processor, name, default)
-
-    size, crop = dict(setting("size") or {}), dict(setting("crop_size") or {})
-    size = {key: value for key, value in size.items() if value is not None}
-    if setting("do_pad") or (setting("do_resize") and set(size) not in ({"shortest_edge"}, {"height", "width"})):
-        raise ModelError(f"{spec}: its preprocessing (size {size}, do_pad {setting('do_pad')}) is not supported.")
-    shortest = size.get("shortest_edge")
-    if not setting("do_center_crop") and (shortest or not setting("do_resize")):
-        raise ModelError(f"{spec}: its preprocessing makes tensors of many sizes, which cannot be stacked.")
-    resize_to = (shortest, shortest) if shortest else (size.get("height"), size.get("width"))
-    normalize = setting("do_normalize")
-    return ImageTransform(
-        resize="none" if not setting("do_resize") else "shortest" if shortest else "squash",
-        resize_to=(int(resize_to[0] or 0), int(resize_to[1] or 0)),
-        interpolation=Image.Resampling(setting("resample", Image.Resampling.BILINEAR)).name.lower(),
-        crop_to=(int(crop["height"]), int(crop["width"])) if setting("do_center_crop") else None,
-        crop_rounding="floor",
-        rescale=float(setting("rescale_factor")) if setting("do_rescale") else 1.0,
-        mean=tuple(setting("image_mean")) if normalize else (0.0, 0.0, 0.0),
-        std=tuple(setting("image_std")) if normalize else (1.0, 1.0, 1.0),
-    )
-
-
 def stable_config(config: Any) -> dict[str, Any]:
     """What a configuration says beyond its class's defaults, without what changes from release to release."""
 
@@ -226,62 +267,3 @@ def stable_config(config: Any) -> dict[str, Any]:
         return value
 
     return {"model_type": config.model_type, **stable(config.to_diff_dict())}
-
-
-def _text_embedder(model: Any, source: str, spec: str, padding: str) -> Callable[[Sequence[str]], torch.Tensor]:
-    """Texts to embeddings; the tokenizer is loaded when a text first comes."""
-    made: list[Any] = []
-
-    def embed_texts(texts: Sequence[str]) -> Any:
-        if not made:
-            made.append(_tokenizer(source, spec))
-        length = model.config.text_config.max_position_embeddings
-        tokens = made[0](list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        device = next(model.parameters()).device
-        known = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask") if name in tokens}
-        return model.get_text_features(**known).pooler_output
-
-    return embed_texts
-
-
-def _tokenizer(source: str, spec: str) -> Any:
-    transformers = _library()
-    place = "Place the tokenizer's files (tokenizer.json, tokenizer_config.json) in the model's folder."
-    with hub_errors(f"The tokenizer of {spec}", place), _quiet(transformers):
-        # Without its vocabulary transformers makes a tokenizer that knows no words, and says nothing.
-        if not any(_has_file(transformers, source, name) for name in VOCABULARY_FILES):
-            raise ModelError(f"{spec} has no tokenizer: none of {', '.join(VOCABULARY_FILES)} is there. {place}")
-        return transformers.AutoTokenizer.from_pretrained(source)
-
-
-def _has_file(transformers: Any, source: str, name: str) -> bool:
-    """Whether a folder, the hub or its cache has a file."""
-    try:
-        return transformers.utils.cached_file(source, name) is not None
-    except OSError:
-        return False
-
-
-def _library() -> Any:
-    # Late: they take seconds to import.
-    from glasshouse.plugins.encoders.torchvision_shim import ensure_torchvision_operators
-
-    ensure_torchvision_operators()
-    import transformers
-
-    return transformers
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep progress bars and reports of the library off the screen: what matters ends in an exception."""
-    log = transformers.utils.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()

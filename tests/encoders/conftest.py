@@ -112,6 +112,65 @@ def build_vit(folder: Path) -> None:
     ViTImageProcessorPil(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
 
 
+TINY_CNN = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 2, 1]}
+
+
+def save_cnn(folder: Path, model: torch.nn.Module, seed: int) -> None:
+    """A CNN of transformers with batch statistics that do something, and the preprocessing that such models have."""
+    from transformers import ConvNextImageProcessorPil
+
+    generator = torch.Generator().manual_seed(seed)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.1)
+    randomise(model, seed).save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": SIZE}).save_pretrained(folder)
+
+
+def build_hf_resnet(folder: Path) -> None:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    names = {0: "cat", 1: "dog", 2: "cow"}
+    config = ResNetConfig(**TINY_CNN, layer_type="basic", id2label=names, label2id={v: k for k, v in names.items()})
+    save_cnn(folder, ResNetForImageClassification(config), 8)
+
+
+def build_hf_resnet_base(folder: Path) -> None:
+    from transformers import ResNetConfig, ResNetModel
+
+    save_cnn(folder, ResNetModel(ResNetConfig(**TINY_CNN)), 9)
+
+
+def build_hf_regnet(folder: Path) -> None:
+    from transformers import RegNetConfig, RegNetForImageClassification
+
+    save_cnn(folder, RegNetForImageClassification(RegNetConfig(**TINY_CNN, groups_width=4, num_labels=4)), 10)
+
+
+def build_hf_convnext(folder: Path) -> None:
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    config = ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1], num_labels=4)
+    save_cnn(folder, ConvNextForImageClassification(config), 11)
+
+
+def build_hf_mobilenet(folder: Path) -> None:
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, MobileNetV2ImageProcessorPil
+
+    config = MobileNetV2Config(depth_multiplier=0.25, num_labels=4, image_size=SIZE)
+    save_cnn(folder, MobileNetV2ForImageClassification(config), 12)
+    size = {"shortest_edge": 37}
+    MobileNetV2ImageProcessorPil(size=size, crop_size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+
+
+def build_dinov2_head(folder: Path) -> None:
+    from transformers import BitImageProcessorPil, Dinov2Config, Dinov2ForImageClassification
+
+    randomise(Dinov2ForImageClassification(Dinov2Config(**DINOV2, num_labels=3)), 13).save_pretrained(folder)
+    size = {"shortest_edge": 37}
+    BitImageProcessorPil(size=size, crop_size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+
+
 OPEN_CLIP_VISION = {"image_size": SIZE, "layers": 4, "width": 24, "head_width": 12, "patch_size": 8}
 
 
@@ -151,6 +210,12 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "dinov2": build_dinov2,
     "dinov2-registers": build_dinov2_registers,
     "vit": build_vit,
+    "dinov2-head": build_dinov2_head,
+    "hf-resnet": build_hf_resnet,
+    "hf-resnet-base": build_hf_resnet_base,
+    "hf-regnet": build_hf_regnet,
+    "hf-convnext": build_hf_convnext,
+    "hf-mobilenet": build_hf_mobilenet,
     "open_clip": build_open_clip,
     "open_clip-resnet": lambda folder: build_open_clip(folder, image_size=SIZE, layers=[1, 1, 2, 1], width=8),
     "open_clip-timm": lambda folder: build_open_clip(

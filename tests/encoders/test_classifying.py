@@ -105,7 +105,8 @@ def test_gradient_relevance_is_what_autograd_says(load, model_folder, batch_bchw
     torch.testing.assert_close(found.relevance_btd, relevance_btd, atol=1e-5, rtol=1e-3)
     assert found.relevance_btd.abs().max() > 1e-4
     torch.testing.assert_close(found.logits_bc, load(kind).forward_logits(batch_bchw), atol=1e-4, rtol=1e-4)
-    assert all(tensor.dtype == torch.float32 and not tensor.requires_grad for tensor in found)
+    for tensor in found:
+        assert tensor is not None and tensor.dtype == torch.float32 and not tensor.requires_grad
 
 
 def test_behind_a_bn_that_is_added_in_place(load, model_folder, batch_bchw):
@@ -130,7 +131,9 @@ def test_before_a_linear_layer_it_is_activation_times_weight(load, model_folder,
     weight_cd = own_model("timm-resnet", model_folder("timm-resnet")).fc.weight
     bias_c = own_model("timm-resnet", model_folder("timm-resnet")).fc.bias
     classes_b = torch.tensor([5, 2, 2])
-    acts, relevance_btd, logits_bc = load("timm-resnet").class_relevance(batch_bchw, "layer4", classes_b, "gradient")
-    torch.testing.assert_close(relevance_btd, acts * weight_cd[classes_b][:, None] / acts.shape[1])
+    found = load("timm-resnet").class_relevance(batch_bchw, "layer4", classes_b, "gradient")
+    acts, relevance_btd, logits_bc, gradients_btd = found
+    torch.testing.assert_close(gradients_btd, (weight_cd[classes_b][:, None] / acts.shape[1]).expand_as(acts))
+    torch.testing.assert_close(relevance_btd, acts * gradients_btd)
     total_b = relevance_btd.sum((1, 2)) + bias_c[classes_b]
     torch.testing.assert_close(total_b, logits_bc.gather(1, classes_b[:, None])[:, 0], atol=1e-4, rtol=1e-4)

@@ -215,7 +215,7 @@ def test_random_weights_come_from_the_seed():
         ("/nothing", ["/nothing", "folder"]),
         ("local:/nothing", ["There is no folder /nothing", "open_clip_config.json", "architectures"]),
         ("starter:sae-cls", ["no starter encoder 'sae-cls'", "Known: ", "clip, dinoised, dinov2"]),
-        ("clip:ViT-B-32", ["no encoder scheme 'clip'", "Known: dinoised, hf, local, open_clip, starter, timm"]),
+        ("clip:ViT-B-32", ["no encoder scheme 'clip'", "Known: dinoised, hf, local, open_clip, python, starter, timm"]),
     ],
 )
 def test_names_that_are_none(spec, words, offline):

@@ -52,15 +52,18 @@ class WarehouseSearch(WarehouseShowing):
         return self._need_plugins("an encoder by its spec").load_encoder(spec, device)
 
     def kept_encoder(self, spec: str, device: str = "cpu") -> Encoder:
-        """Load an encoder, or return the one that was loaded before; it is kept as long as this `Warehouse`.
+        """Load an encoder by the spec that is stored here, or return the one that was loaded before.
+
+        It is kept as long as this `Warehouse`.
 
         Raises:
-            ModelError: it cannot be loaded.
+            ModelError: it cannot be loaded, or would run code that the user has not named.
         """
         memory, key = self.searching, (spec, device)
         with memory.lock:
             if key not in memory.encoders:
-                memory.encoders[key] = self.load_encoder(spec, device)
+                plugins = self._need_plugins("an encoder by its spec")
+                memory.encoders[key] = plugins.load_stored_encoder(spec, device)
             return memory.encoders[key]
 
     def load_sae(self, spec: str, device: str = "cpu") -> SparseAutoencoder:
