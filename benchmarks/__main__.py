@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import (
+    clarity,
     cooccurrence,
     correlation,
     extraction,
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "storage": storage.run,
     "queries": queries.run,
     "monosemanticity": monosemanticity.run,
+    "clarity": clarity.run,
     "correlation": correlation.run,
     "cooccurrence": cooccurrence.run,
     "locality": locality.run,

@@ -18,6 +18,7 @@ ORDER = (
     "size",
     "queries",
     "monosemanticity",
+    "clarity",
     "correlation",
     "cooccurrence",
     "locality",
