@@ -14,6 +14,7 @@ from benchmarks import (
     correlation,
     extraction,
     hierarchy,
+    keeping,
     locality,
     memory,
     monosemanticity,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "truth": truth.run,
     "startup": startup.run,
     "memory": memory.run,
+    "keeping": keeping.run,
     "extraction": extraction.run,
 }
 

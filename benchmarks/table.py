@@ -29,6 +29,7 @@ ORDER = (
     "truth",
     "startup",
     "memory",
+    "keeping",
     "extraction",
 )
 HEADINGS = ("benchmark", "what", "measured", "against", "ratio", "target", "met")

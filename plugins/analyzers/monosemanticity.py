@@ -121,7 +121,7 @@ class Monosemanticity(Analyzer[MonosemanticityParameters]):
             statistics["sum_value"].to_numpy(), statistics["sum_squares"].to_numpy()
         )
         row_of_image = directions.row_of_image(view.n_images)
-        strongest = parameters.k if parameters.variant == "top" else None
+        strongest = max(parameters.k, parameters.min_images) if parameters.variant == "top" else None
         for block in feature_rows(view, strongest=strongest):
             rows = block.of_images(row_of_image)
             end = rows.first + len(rows.counts_f)

@@ -14,15 +14,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import TOY_PLUGIN, command, write_pictures
+from conftest import KIT, TOY_PLUGIN, command, write_pictures
 from kit.forking import Done, Driver
 
 from glasshouse.warehouse.checking.check import check
 from glasshouse.warehouse.warehouse import Warehouse
 
+FOLDING_PLUGIN = KIT / "folding_plugin.py"
+
 EXTRACT = ["extract", "--encoder", "toy:0", "--space", "cls", "--space", "patches", "--hook", "blocks.0.resid_post",
            "--tokens", "cls", "--tokens", "patches", "--embed", "toy", "--batch-size", "4"]  # fmt: skip
 N_VICTIMS = 12
+
+KEEP = ["--plugin", str(FOLDING_PLUGIN), "extract", "--encoder", "toy:0", "--space", "cls", "--space", "patches",
+        "--hook", "blocks.0.resid_post", "--tokens", "cls", "--tokens", "patches", "--keep", "3", "--keep", "4",
+        "--batch-size", "4"]  # fmt: skip
+"""The same with spaces that keep the strongest images only, whose shards are folded into the file on the way."""
+N_KEEP_VICTIMS = 5
 
 
 def contents(root: Path, plugins: Any) -> dict[str, pl.DataFrame]:
@@ -30,7 +38,8 @@ def contents(root: Path, plugins: Any) -> dict[str, pl.DataFrame]:
     warehouse = Warehouse(root, plugins)
     frames = {}
     for name in ("images", "image_paths", "failures", "ratings", "rejected_rows", "intakes", "activations",
-                 "token_activations", "image_top_features", "features", "spaces", "embeddings"):  # fmt: skip
+                 "token_activations", "image_top_features", "features", "feature_histograms", "spaces",
+                 "embeddings"):  # fmt: skip
         frame = warehouse.sql(f"FROM {name} ORDER BY ALL")
         frames[name] = frame.drop([column for column in ("created_at", "finalised_at") if column in frame.columns])
     for name in warehouse.embedding_names():
@@ -69,24 +78,27 @@ def prepared(tmp_path: Path, driver: Driver) -> Path:
 
 
 @pytest.mark.slow
-def test_extract_survives_kill_at_random_points(prepared: Path, tmp_path: Path, plugins: Any, driver: Driver) -> None:
+@pytest.mark.parametrize(("words", "n_victims"), [(EXTRACT, N_VICTIMS), (KEEP, N_KEEP_VICTIMS)], ids=["all", "keep"])
+def test_extract_survives_kill_at_random_points(
+    prepared: Path, tmp_path: Path, plugins: Any, driver: Driver, words: list[str], n_victims: int
+) -> None:
     reference = tmp_path / "reference.glasshouse"
     shutil.copytree(prepared, reference)
-    seconds = succeed(driver, EXTRACT, reference)
+    seconds = succeed(driver, words, reference)
     expected = contents(reference, plugins)
 
     generator = random.Random(7)
     n_killed = 0
-    for attempt in range(N_VICTIMS):
+    for attempt in range(n_victims):
         victim = tmp_path / f"victim{attempt}.glasshouse"
         shutil.copytree(prepared, victim)
         for _ in range(generator.choice([1, 1, 2, 3])):  # some runs are killed more than once
-            done = run(driver, EXTRACT, victim, kill_after=seconds * generator.random())
+            done = run(driver, words, victim, kill_after=seconds * generator.random())
             n_killed += done.returncode == -signal.SIGKILL
-        succeed(driver, EXTRACT, victim)
+        succeed(driver, words, victim)
         assert_same(victim, expected, plugins, f"attempt {attempt}")
         shutil.rmtree(victim)
-    assert n_killed >= N_VICTIMS // 4  # on a machine that was busier before, some kills come too late
+    assert n_killed >= n_victims // 4  # on a machine that was busier before, some kills come too late
 
 
 FINALISING = [
@@ -102,19 +114,35 @@ FINALISING = [
 ]
 
 
+FOLDING = [
+    *FINALISING[1:3],
+    FINALISING[6],
+    ("glasshouse.warehouse.extraction.shards:ShardFolder", "_write", True),
+]
+"""Steps of the first folding: a file that has no name yet, has no record, is recorded; a summary without its shard."""
+
+
 @pytest.mark.slow
-def test_every_step_of_finalising_may_be_the_last(prepared: Path, tmp_path: Path, plugins: Any, driver: Driver) -> None:
+@pytest.mark.parametrize(("words", "steps"), [(EXTRACT, FINALISING), (KEEP, FOLDING)], ids=["all", "keep"])
+def test_every_step_of_finalising_may_be_the_last(
+    prepared: Path,
+    tmp_path: Path,
+    plugins: Any,
+    driver: Driver,
+    words: list[str],
+    steps: list[tuple[str, str, bool]],
+) -> None:
     """Each step between the last shard and the end is made fatal once."""
     reference = tmp_path / "reference.glasshouse"
     shutil.copytree(prepared, reference)
-    succeed(driver, EXTRACT, reference)
+    succeed(driver, words, reference)
     expected = contents(reference, plugins)
-    for step in FINALISING:
+    for step in steps:
         victim = tmp_path / "victim.glasshouse"
         shutil.copytree(prepared, victim)
-        died = run(driver, EXTRACT, victim, die_at=step)
+        died = run(driver, words, victim, die_at=step)
         assert died.returncode == -signal.SIGKILL, f"{step} was not reached: {died.stderr}"
-        succeed(driver, EXTRACT, victim)
+        succeed(driver, words, victim)
         assert_same(victim, expected, plugins, f"killed at {step}")
         shutil.rmtree(victim)
 

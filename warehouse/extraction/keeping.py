@@ -20,7 +20,7 @@ from glasshouse.warehouse.extraction.shards import ShardFolder, ShardRecord
 from glasshouse.warehouse.space_file import space_file
 
 FOLD_BYTES = 64 << 20
-"""Size of a space's shards at which they go into its file; larger where the file is, since folding sorts it anew."""
+"""Size of a space's shards at which they go into its file, unless that is larger itself."""
 
 Keys = npt.NDArray[np.uint64]
 
@@ -97,8 +97,12 @@ class Keeper:
 
     def is_due(self, shards: ShardFolder) -> bool:
         """Say whether the shards have grown enough to be folded into the file."""
-        n_bytes = self._file.stat().st_size if self._file.exists() else 0
-        return shards.n_bytes() >= max(FOLD_BYTES, n_bytes)
+        return shards.n_bytes() >= enough_to_fold(self._file)
+
+
+def enough_to_fold(file: Path) -> int:
+    """Return how many bytes of shards are folded into a space's file: as many as it has, since it is sorted anew."""
+    return max(FOLD_BYTES, file.stat().st_size if file.exists() else 0)
 
 
 def _among_first(feature_p: npt.NDArray[np.int32], key_p: Keys, keep: int) -> npt.NDArray[np.bool_]:

@@ -106,8 +106,9 @@ class ShardFolder:
         return sorted(self.folder.glob("batch-*.parquet")) if self.folder.is_dir() else []
 
     def n_bytes(self) -> int:
-        """Size of all that is there, summaries included."""
-        return sum(file.stat().st_size for file in self.folder.glob("*.parquet")) if self.folder.is_dir() else 0
+        """Size of every whole shard with its summary."""
+        files = [*self.files(), *map(summary_of, self.files())]
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def records(self) -> list[ShardRecord]:
         """What every whole shard says of itself, in image order; see `entries`."""
