@@ -22,6 +22,7 @@ def rows() -> list[Any]:
         [
             "storage",
             "queries",
+            "clarity",
             "correlation",
             "cooccurrence",
             "locality",
@@ -40,6 +41,7 @@ def test_every_benchmark_gives_rows_with_a_figure(rows: list[Any]) -> None:
         "finalise",
         "size",
         "queries",
+        "clarity",
         "correlation",
         "cooccurrence",
         "locality",

@@ -13,12 +13,21 @@ from glasshouse.plugins.testing.fixtures import _built, small_warehouse  # noqa:
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
 WORDS = ("red", "blue", "circle", "star", "striped", "grey")
-PARAMETERS: dict[str, dict[str, Any]] = {"consistency": {"n": 2}, "probe": {"c": 1.0}, "ablate": {"n": 2, "k": 2}}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "consistency": {"n": 2},
+    "probe": {"c": 1.0},
+    "ablate": {"n": 2, "k": 2},
+    "comparison": {"other": "cls", "min_images": 2},
+}
 
 
-@pytest.mark.parametrize("name", ["names", "consistency", "probe", "ablate", "cooccurrence"])
+@pytest.mark.parametrize(
+    "name", ["names", "consistency", "probe", "ablate", "cooccurrence", "polysemanticity", "comparison"]
+)
 def test_built_in_analyses_conform(small_warehouse: Any, tmp_path: Any, name: str) -> None:  # noqa: F811
     parameters = dict(PARAMETERS.get(name, {}))
+    if name == "comparison":
+        small_warehouse.analyze("concepts")
     if name == "names":
         (tmp_path / "words.txt").write_text("\n".join(WORDS), encoding="utf-8")
         parameters["vocabulary"] = str(tmp_path / "words.txt")
