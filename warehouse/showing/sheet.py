@@ -65,10 +65,11 @@ def feature_sheet(card: FeatureCard, tally: Tally | None = None) -> Image.Image:
             heat = thumbnails.heat(card.space, card.feature_id, top.image_id, card.statistics["max_value"])
             shown.append(heat)
         cells.append(Cell(shown, (activation(top.value), top.path.rsplit("/", 1)[-1])))
-    return drawn_sheet(_feature_lines(card), cells_in_rows(cells, N_COLUMNS))
+    return drawn_sheet(feature_lines(card), cells_in_rows(cells, N_COLUMNS))
 
 
-def _feature_lines(card: FeatureCard) -> list[Line]:
+def feature_lines(card: FeatureCard) -> list[Line]:
+    """Return what stands above a feature's pictures: its name, scores and correlations."""
     title = f"{card.label}   {card.name}" if card.label else card.name
     scores = [f"tier {row['tier']} {row.get('tier_name') or ''}" for row in card.rows("tiers") if row.get("tier")]
     for row in card.rows("monosemanticity"):

@@ -15,6 +15,9 @@ KNOWN = ("labels", "label_score", "tiers", "monosemanticity", "uniqueness", "sof
 N_ROWS_SHOWN = 3
 """Rows that are shown of each of the others: the strongest, where the analysis says what that is."""
 
+N_LISTED = 3
+"""Numbers that are shown of a list, e.g. of a feature's most relevant images."""
+
 _NOT_SHOWN = {"run_id", "stale"}
 _PATH_LENGTH = 70
 
@@ -71,8 +74,15 @@ def activity(card: FeatureCard) -> str:
 def columns_of(row: Mapping[str, Any]) -> str:
     """Return the columns of a row of an analysis that nothing is known about; empty ones are left out."""
     return ", ".join(
-        f"{name} {figure(value)}" for name, value in row.items() if name not in _NOT_SHOWN and value is not None
+        f"{name} {_brief(value)}" for name, value in row.items() if name not in _NOT_SHOWN and value is not None
     )
+
+
+def _brief(value: Any) -> str:
+    """Return a value; of a long list of numbers its start and its length."""
+    if isinstance(value, list) and len(value) > N_LISTED and not any(isinstance(part, str) for part in value):
+        return f"{', '.join(figure(part) for part in value[:N_LISTED])}, … ({len(value)})"
+    return figure(value)
 
 
 def _label_lines(card: FeatureCard) -> Iterator[str]:
