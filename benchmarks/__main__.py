@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import (
     clarity,
+    components,
     cooccurrence,
     correlation,
     extraction,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "search": search.run,
     "truth": truth.run,
     "startup": startup.run,
+    "components": components.run,
     "memory": memory.run,
     "keeping": keeping.run,
     "extraction": extraction.run,

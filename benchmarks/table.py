@@ -28,6 +28,7 @@ ORDER = (
     "search",
     "truth",
     "startup",
+    "components",
     "memory",
     "keeping",
     "extraction",
