@@ -137,7 +137,7 @@ class Attribution:
 
     def _composite(self) -> Any:
         """The rules of zennit for the modules with weights."""
-        z_plus, epsilon, flat = zennit.rules.ZPlus(), zennit.rules.Epsilon(), zennit.rules.Flat()
+        z_plus, epsilon, flat = ZPlus(), zennit.rules.Epsilon(), zennit.rules.Flat()
 
         def rule(_context: Mapping[str, Any], _name: str, module: nn.Module) -> Any:
             if module is self._plan.first:
@@ -159,6 +159,31 @@ class Attribution:
                 f"CRP cannot go through {self.spec}: with its BatchNorm merged into the layers before it gives other "
                 "results. Use the method gradient."
             )
+
+
+class ZPlus(zennit.rules.ZPlus):  # type: ignore[misc]  # zennit has no types
+    """zennit's rule z⁺, without the half of it that is zero where no input is negative: behind every ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._half = zennit.core.BasicHook(
+            input_modifiers=[lambda acts: acts],
+            param_modifiers=[lambda weights, _name: weights.clamp(min=0)],
+            output_modifiers=[lambda output: output],
+            gradient_mapper=lambda relevance, outputs: [relevance / zennit.core.stabilize(outputs[0])],
+            reducer=lambda inputs, gradients: inputs[0] * gradients[0],
+        )
+
+    def copy(self) -> ZPlus:
+        """One for each module."""
+        return ZPlus()
+
+    def backward(self, module: Any, grad_input: Any, grad_output: Any) -> Any:
+        """Distribute the relevance of one module's output."""
+        if (self.stored_tensors["input"][0] < 0).any():
+            return super().backward(module, grad_input, grad_output)
+        self._half.stored_tensors = self.stored_tensors
+        return self._half.backward(module, grad_input, grad_output)
 
 
 class _UpTo(nn.Module):

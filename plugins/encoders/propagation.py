@@ -11,6 +11,7 @@ whose backward is the rule, so that one implementation serves every library's bl
 | mean, sum, average pooling, interpolation, blurring | by contribution, likewise |
 | activations, BatchNorm that is left, scaling | passed on: R_x = R |
 | x · gate | to the signal: R_x = R, R_gate = 0 (the larger operand, or the first) |
+| convolutions, linear layers | by zennit's rule; the gradient, which it would throw away, is not computed |
 | maximum pooling, cat, reshaping, padding | as the gradient goes |
 
 Anything else between the hook point and where relevance starts is refused by its name. Imports torch when it is
@@ -34,14 +35,15 @@ ACTIVATIONS = {
 LINEAR = {
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "interpolate", "mean", "sum",
 }  # fmt: skip
+WEIGHTED = {"conv1d", "conv2d", "conv3d", "linear"}
 SUMS = {"add": 1, "sub": -1}
 PRODUCTS = {"mul", "div", "multiply", "divide", "true_divide"}
 ROUTING = {
     "AccumulateGrad", "AdaptiveMaxPool2D", "Add", "Addmm", "Alias", "Amax", "AsStrided", "Cat", "Clone",
     "ConstantPadNd", "Convolution", "CopyBackwards", "CopySlices", "CudnnConvolution", "Expand", "Flip", "Identity",
     "Index", "IndexSelect", "Linear", "MaxPool2DWithIndices", "MkldnnConvolution", "Mm", "Narrow", "Permute",
-    "PixelShuffle", "PixelUnshuffle", "Proportional", "ReflectionPad2D", "Repeat", "ReplicationPad2D", "Reshape",
-    "Roll", "Select", "Shared", "Slice", "Split", "SplitWithSizes", "Squeeze", "Stack", "Sub", "T", "ToCopy",
+    "PixelShuffle", "PixelUnshuffle", "Proportional", "ReflectionPad2D", "Repeat", "Replaced", "ReplicationPad2D",
+    "Reshape", "Roll", "Select", "Shared", "Slice", "Split", "SplitWithSizes", "Squeeze", "Stack", "Sub", "T", "ToCopy",
     "Transpose", "Unbind", "Unchanged", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View",
 }  # fmt: skip
 """Nodes of autograd's graph through which relevance goes by a rule of ours or zennit's, or as the gradient does."""
@@ -105,6 +107,21 @@ class Proportional(torch.autograd.Function):
         return signal.detach() * shares, None
 
 
+class Replaced(torch.autograd.Function):
+    """y = f(x) of a layer whose relevance zennit works out in a hook before it, from x and the layer's weights."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Compute without a graph."""
+        ctx.shape = signal.shape
+        return compute(signal)
+
+    @staticmethod
+    def backward(ctx: Any, *relevance: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Zeros of the form of x, which take no memory: the hook puts the relevance in their place."""
+        return relevance[0].new_zeros(()).expand(ctx.shape), None
+
+
 class RelevanceRules(TorchFunctionMode):
     """While it is active, forward passes are recorded so that autograd's backward distributes relevance.
 
@@ -135,8 +152,10 @@ class RelevanceRules(TorchFunctionMode):
             return _apply(Shared, args[0], args[1], SUMS[name] * float(kwargs.pop("alpha", 1)))
         if name in PRODUCTS and len(args) == 2 and not kwargs:
             return _gated(_out_of_place(func), *args)
-        is_filter = name in ("conv2d", "conv1d") and len(args) > 1 and not isinstance(args[1], torch.nn.Parameter)
-        if args and (name in LINEAR or is_filter):
+        if name in WEIGHTED and len(args) > 1:
+            rule = Replaced if isinstance(args[1], torch.nn.Parameter) else Proportional  # e.g. a filter that blurs
+            return _apply(rule, args[0], lambda signal: func(signal, *args[1:], **kwargs))
+        if name in LINEAR and args:
             return _apply(Proportional, args[0], lambda signal: func(signal, *args[1:], **kwargs))
         if name in ACTIVATIONS and args:
             if "inplace" in kwargs:

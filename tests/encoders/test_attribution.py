@@ -73,20 +73,21 @@ def flat(acts_cij, kernel, relevance_opq):
 class TwoConvolutions(nn.Module):
     """Two convolutions, the mean over places, a linear layer."""
 
-    def __init__(self):
+    def __init__(self, between=torch.relu):
         super().__init__()
+        self.between = between
         self.conv1, self.conv2, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Linear(5, 6)
 
     def forward(self, batch_bchw):
-        return self.head(torch.relu(self.conv2(torch.relu(self.conv1(batch_bchw)))).mean((2, 3)))
+        return self.head(torch.relu(self.conv2(self.between(self.conv1(batch_bchw)))).mean((2, 3)))
 
 
-@pytest.fixture(scope="module")
-def by_hand():
-    """The network's pass and its relevance, image by image, in numpy and float64."""
-    encoder = encoder_of(TwoConvolutions())
+@pytest.fixture(scope="module", params=["relu", "tanh"])
+def by_hand(request):
+    """The network, its weights in float64, what it does between its convolutions: tanh leaves negative values."""
+    encoder = encoder_of(TwoConvolutions(getattr(torch, request.param)))
     weights = {name: tensor.double().numpy() for name, tensor in encoder.tower.model.state_dict().items()}
-    return encoder, weights
+    return encoder, weights, {"relu": lambda values: np.clip(values, 0, None), "tanh": np.tanh}[request.param]
 
 
 def conv(acts_cij, weights_ocij, bias_o):
@@ -98,12 +99,12 @@ def conv(acts_cij, weights_ocij, bias_o):
 
 
 def test_relevance_equals_the_rules_written_out(by_hand):
-    encoder, weights = by_hand
+    encoder, weights, between = by_hand
     batch_bchw, classes = images(), [2, 0, 5]
     found = encoder.class_relevance(batch_bchw, "conv1", torch.tensor(classes), "crp")
     at_conv2 = encoder.class_relevance(batch_bchw, "conv2", torch.tensor(classes), "crp")
     for number, (image_chw, asked) in enumerate(zip(batch_bchw.double().numpy(), classes, strict=True)):
-        hidden = np.clip(conv(image_chw, weights["conv1.weight"], weights["conv1.bias"]), 0, None)
+        hidden = between(conv(image_chw, weights["conv1.weight"], weights["conv1.bias"]))
         top = np.clip(conv(hidden, weights["conv2.weight"], weights["conv2.bias"]), 0, None)
         pooled = top.mean((1, 2))
         logit = weights["head.weight"][asked] @ pooled + weights["head.bias"][asked]
@@ -122,12 +123,12 @@ def test_relevance_equals_the_rules_written_out(by_hand):
 
 
 def test_maps_equal_the_rules_written_out(by_hand):
-    encoder, weights = by_hand
+    encoder, weights, between = by_hand
     batch_bchw, features = images(), [4, 0, 2]
     maps_bhw = encoder.component_maps(batch_bchw, "conv2", torch.tensor(features))
     assert maps_bhw.shape == (3, 8, 8) and maps_bhw.dtype == torch.float32
     for number, (image_chw, asked) in enumerate(zip(batch_bchw.double().numpy(), features, strict=True)):
-        hidden = np.clip(conv(image_chw, weights["conv1.weight"], weights["conv1.bias"]), 0, None)
+        hidden = between(conv(image_chw, weights["conv1.weight"], weights["conv1.bias"]))
         top = conv(hidden, weights["conv2.weight"], weights["conv2.bias"])
         start = np.zeros_like(top)
         start[asked] = top[asked]
@@ -257,6 +258,18 @@ def resnets():
 def resnet_encoder(model):
     taps = map_taps(model, (64, 64), "nchw")
     return HookedEncoder("net", Tower(model, taps, model, transform_of(64), {}, classify=model), "cpu")
+
+
+def test_a_clip_with_a_resnet(model_folder):
+    """open_clip's ResNet: there is no classifier; maps end before its attention, which has no rule."""
+    encoder = local.load(str(model_folder("open_clip-resnet")), "cpu")
+    acts = encoder.forward(images(32), ["layer3"]).activations["layer3"]
+    maps_bhw = encoder.component_maps(images(32), "layer3", torch.tensor([3, 0, 5]))
+    assert maps_bhw.shape == (3, 32, 32) and maps_bhw.abs().max() > 0
+    assert torch.equal(encoder.forward(images(32), ["layer3"]).activations["layer3"], acts)
+    for ask in (encoder.forward_logits, lambda batch: encoder.class_relevance(batch, "layer3", None, "crp")):
+        with pytest.raises(UsageError, match="has no classifier, so no class can be asked about"):
+            ask(images(32))
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
@@ -423,3 +436,84 @@ def test_a_hook_that_only_the_embedding_uses():
     for method in ("gradient", "crp"):
         with pytest.raises(UsageError, match="does not use this hook point"):
             encoder.class_relevance(images(), "aside", torch.tensor([0, 1, 2]), method)
+
+
+@pytest.mark.parametrize(
+    ("compute", "shares"),
+    [
+        (lambda a, b: a + b, lambda a, b: (a / (a + b), b / (a + b))),
+        (lambda a, b: a - b, lambda a, b: (a / (a - b), -b / (a - b))),
+        (lambda a, b: torch.add(a, b, alpha=3), lambda a, b: (a / (a + 3 * b), 3 * b / (a + 3 * b))),
+        (lambda a, b: a.clone().add_(b), lambda a, b: (a / (a + b), b / (a + b))),
+        (lambda a, b: a * torch.sigmoid(b), lambda a, b: (1, 0)),
+        (lambda a, b: a / (b + 1), lambda a, b: (1, 0)),
+        (lambda a, b: torch.sigmoid(b.mean((2, 3), keepdim=True)) * a, lambda a, b: (1, 0)),
+        (lambda a, b: torch.nn.functional.gelu(a) * 3 + 2, lambda a, b: (1, 0)),
+        (lambda a, b: torch.cat([a, b], 1)[:, :2], lambda a, b: (1, 0)),
+        (lambda a, b: (a + b) * 0 + a, lambda a, b: (1, 0)),
+    ],
+)
+def test_rules_between_modules(compute, shares):
+    """R of what comes out is all ones; each operand gets its share of it."""
+    from glasshouse.plugins.encoders.propagation import RelevanceRules
+
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.rand(3, 2, 4, 4, generator=generator, dtype=torch.float64) + 0.2 for _ in range(2))
+    b[0] *= -1.5
+    leaves = [tensor.clone().requires_grad_() for tensor in (a, b)]
+    with RelevanceRules(()):
+        out = compute(*leaves)
+    torch.testing.assert_close(out.detach(), compute(a, b))
+    found = torch.autograd.grad(out, leaves, torch.ones_like(out), allow_unused=True)
+    for relevance, share in zip(found, shares(a, b), strict=True):
+        relevance = torch.zeros_like(a) if relevance is None else relevance
+        torch.testing.assert_close(relevance, torch.ones_like(a) * share, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda a: a.mean((2, 3)),
+        lambda a: a.sum(1),
+        lambda a: torch.nn.functional.avg_pool2d(a, 2),
+        lambda a: torch.nn.functional.adaptive_avg_pool2d(a, 3),
+        lambda a: torch.nn.functional.interpolate(a, scale_factor=2, mode="bilinear"),
+        lambda a: torch.nn.functional.conv2d(a, torch.full((2, 1, 2, 2), 0.25), groups=2),
+    ],
+)
+def test_pooling_shares_by_what_each_value_adds(compute):
+    """The rule written out for a linear f: R_i = Σ_k x_i f_ik / y_k · R_k, with f_ik found by unit vectors."""
+    from glasshouse.plugins.encoders.propagation import RelevanceRules
+
+    acts = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(5)) + 0.1
+    leaf = acts.clone().requires_grad_()
+    with RelevanceRules(()):
+        out = compute(leaf)
+    given = torch.rand(out.shape, generator=torch.Generator().manual_seed(6))
+    (found,) = torch.autograd.grad(out, leaf, given)
+    expected = torch.zeros(32)
+    for number in range(32):
+        unit = torch.zeros(32)
+        unit[number] = 1
+        expected[number] = (acts.flatten()[number] * compute(unit.view(1, 2, 4, 4)) / compute(acts) * given).sum()
+    torch.testing.assert_close(found.flatten(), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.sum(), given.sum(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_what_the_cpu_gives():
+    """In float32 there too; convolutions in TensorFloat32 may differ a little."""
+    on_cpu = encoder_of(Blocks(by_modules=False))
+    model = encoder_of(Blocks(by_modules=False)).tower.model
+    tower = Tower(model, map_taps(model, (8, 8), "nchw"), model, transform_of(8), {}, classify=model)
+    on_cuda, classes_b = HookedEncoder("python:net", tower, "cuda"), torch.tensor([0, 1, 3])
+    for method in ("gradient", "crp"):
+        results = [e.class_relevance(images(), "bn1", classes_b, method) for e in (on_cpu, on_cuda)]
+        for expected, found in zip(*results, strict=True):
+            if expected is not None:
+                assert found.device.type == "cuda" and found.dtype == torch.float32
+                torch.testing.assert_close(found.cpu(), expected, rtol=2e-2, atol=2e-3)
+    maps = [e.component_maps(images(), "bn2", torch.tensor([5, 0, 2])).cpu() for e in (on_cpu, on_cuda)]
+    torch.testing.assert_close(maps[1], maps[0], rtol=2e-2, atol=2e-3)
+    logits = [e.forward_logits(images()).cpu() for e in (on_cpu, on_cuda)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=5e-2, atol=5e-2)
