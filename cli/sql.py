@@ -36,7 +36,7 @@ def sql(
 
     Tables: images, image_paths, ratings, captions, image_labels, annotations, failures, rejected_rows, intakes,
     spaces, embeddings; and over all spaces, with a column `space`: activations, token_activations,
-    image_top_features, features.
+    image_top_features, features, feature_histograms.
 
     Example: glasshouse sql "SELECT feature_id, n_active FROM features WHERE space = 'cls' ORDER BY 2 DESC LIMIT 5"
     """
