@@ -148,8 +148,10 @@ def _published(spec: str, architecture: str, weights: Any) -> Any:
             hash_in_name = file.stem.rpartition("-")[2]
             torch.hub.download_url_to_file(weights.url, str(file), hash_in_name, progress=False)
         except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+            inner = getattr(error, "reason", None)
+            reason = inner if isinstance(inner, OSError) else error
             raise ModelError(
-                f"{spec} cannot be loaded: its weights cannot be fetched ({one_line(error)}). {elsewhere}"
+                f"{spec} cannot be loaded: its weights cannot be fetched ({one_line(reason)}). {elsewhere}"
             ) from error
     load_tensors(file)  # torchvision itself would unpickle whatever is in it
     return _built(architecture, weights=weights)

@@ -59,6 +59,9 @@ def run_function(spec: str, file: Path, function: str) -> Any:
     Raises:
         ModelError: the code fails, or has no such function.
     """
+    from glasshouse.plugins.encoders.torchvision_shim import ensure_torchvision_operators  # late: it imports torch
+
+    ensure_torchvision_operators()  # the user's code may well begin with torchvision
     name = f"glasshouse_user_{file.stem}_{digest(file)[:12]}"
     found = importlib.util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
     if found is None or found.loader is None or file.suffix != ".py":

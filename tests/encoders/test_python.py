@@ -6,6 +6,8 @@ import os
 import runpy
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +117,16 @@ def test_a_bare_module_is_a_classifier_of_224_pixels(write):
     found = encoder.class_relevance(batch_bchw, "conv2", torch.tensor([0, 2]), "crp")
     assert found.relevance_btd.shape == (2, 109 * 109, 8) and found.relevance_btd.abs().max() > 0
     assert encoder.component_maps(batch_bchw, "conv2", torch.tensor([1, 7])).shape == (2, 224, 224)
+
+
+def test_the_example_of_the_docs_runs_as_written(write):
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    block = text.split("complete example, `model.py`:\n", 1)[1].split("\nand what is typed:\n", 1)[0]
+    encoder = python.load(f"{write(textwrap.dedent(block))}:build", "cpu")
+    assert list(encoder.class_names) == ["benign", "malignant"] and encoder.transform.output_size == (64, 64)
+    assert "--hook features.5 " in text.split("and what is typed:", 1)[1]
+    found = encoder.class_relevance(images(64, 64), "features.5", torch.tensor([0, 1]), "crp")
+    assert found.relevance_btd.abs().max() > 0
 
 
 def test_tokens_names_and_preprocessing_of_a_transformer(write):
