@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from glasshouse.plugins.analyzers.two_means import draws, two_means
 
@@ -67,7 +68,9 @@ def polysemanticities(n_f: npt.NDArray[np.int64], vectors_pe: Vectors, seed: int
     score_f = np.full(len(n_f), np.nan)
     n_asked = 0
     for sets in _sets(n_f, vectors_pe, least=2):
-        score_f[sets.place_b], is_certain_b = _scored(sets.vectors_bne, seed)
+        # Products of 30 × 30 are many and small: threads that share one of them cost ten times what they save.
+        with threadpool_limits(limits=1, user_api="blas"):
+            score_f[sets.place_b], is_certain_b = _scored(sets.vectors_bne, seed)
         for row in np.flatnonzero(~is_certain_b):
             score_f[sets.place_b[row]] = polysemanticity_by_scikit_learn(sets.vectors_bne[row], seed)
         n_asked += int((~is_certain_b).sum())
