@@ -19,7 +19,7 @@ from glasshouse.warehouse.extraction.rows import BEYOND_TOP, NOT_POOLED
 from glasshouse.warehouse.extraction.shards import ShardFolder, ShardRecord
 from glasshouse.warehouse.space_file import space_file
 
-FOLD_BYTES = 64 << 20
+FOLD_BYTES = 16 << 20
 """Size of a space's shards at which they go into its file, unless that is larger itself."""
 
 Keys = npt.NDArray[np.uint64]
