@@ -52,9 +52,11 @@ class Attribution:
     """
 
     def __init__(self, spec: str, model: nn.Module, run: Run, images_bchw: torch.Tensor) -> None:
-        self.spec, self._model, self._run = spec, model, run
+        self.spec, self._model = spec, model
+        # On a copy: a model may normalise its images in place, which must not show outside and no leaf allows.
+        self._run: Run = lambda batch_bchw: run(batch_bchw.clone())
         self._constants = [*model.parameters(), *model.buffers()]
-        self._plan = planned(spec, model, run, images_bchw)
+        self._plan = planned(spec, model, self._run, images_bchw)
         self._check_merging(images_bchw)
 
     def relevance(self, tap: Tap, batch_bchw: torch.Tensor, classes_b: torch.Tensor) -> ClassRelevance:
@@ -118,15 +120,22 @@ class Attribution:
 
     def _forward(self, batch_bchw: torch.Tensor) -> torch.Tensor:
         """One pass with relevance's rules recorded; modules that have none refuse what relevance depends on."""
+        rules = RelevanceRules(self._constants)
         handles = [
             module.register_forward_pre_hook(partial(self._refuse, name)) for module, name in self._plan.unknown.items()
         ]
+        for module in filter(self._has_rule, self._model.modules()):
+            handles += [module.register_forward_pre_hook(rules.enter), module.register_forward_hook(rules.leave)]
         try:
-            with RelevanceRules(self._constants):
+            with rules:
                 return self._run(batch_bchw)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _has_rule(self, module: nn.Module) -> bool:
+        """Whether zennit has a rule for a module."""
+        return isinstance(module, zennit.types.Linear) and module not in self._plan.unknown
 
     def _refuse(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if any(isinstance(value, torch.Tensor) and value.requires_grad for value in inputs):
@@ -142,7 +151,7 @@ class Attribution:
         def rule(_context: Mapping[str, Any], _name: str, module: nn.Module) -> Any:
             if module is self._plan.first:
                 return flat
-            if module in self._plan.unknown or not isinstance(module, zennit.types.Linear):
+            if not self._has_rule(module):
                 return None
             return epsilon if isinstance(module, nn.Linear) else z_plus
 

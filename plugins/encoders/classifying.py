@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, get_args
 
 from glasshouse.plugins.encoders.tapping import Tap, attach_edit
+from glasshouse.plugins.hub import one_line
 from glasshouse.schema.errors import ModelError, UsageError
 from glasshouse.warehouse.contracts import ClassRelevance, HookPoint, RelevanceMethod
 
@@ -39,6 +40,10 @@ class Classifying:
     if TYPE_CHECKING:
 
         def _numerics(self) -> AbstractContextManager[None]: ...
+        @cached_property
+        def fingerprint(self) -> str:
+            """See `HookedEncoder`."""
+
         def hook_points(self) -> Sequence[HookPoint]:
             """See `HookedEncoder`."""
 
@@ -167,6 +172,7 @@ class Classifying:
             raise ModelError(
                 "CRP needs zennit-crp, which is not installed: pip install 'glasshouse[attribution]'."
             ) from error
+        assert self.fingerprint  # now: while CRP runs the weights are merged, and another thread might ask for it
         generator = torch.Generator().manual_seed(0)
         images_bchw = torch.randn(2, 3, *self._tower.transform.output_size, generator=generator).to(self.device)
         run = self._tower.classify or self._tower.embed_images
@@ -189,8 +195,11 @@ class Classifying:
         """With gradients, and without autocast: a relevance is a quotient of sums, which bfloat16 would blur."""
         import torch  # late: it takes a second to import
 
-        with torch.enable_grad(), torch.autocast("cuda", enabled=False):
-            yield
+        try:
+            with torch.enable_grad(), torch.autocast("cuda", enabled=False):
+                yield
+        except RuntimeError as error:  # autograd's, of models that it cannot go back through; or memory has run out
+            raise ModelError(f"Relevance cannot be propagated back through {self.spec}: {one_line(error)}.") from error
 
 
 def gradient_relevance(classify: Pass, tap: Tap, batch_bchw: torch.Tensor, classes_b: torch.Tensor) -> ClassRelevance:

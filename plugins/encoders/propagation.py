@@ -35,16 +35,15 @@ ACTIVATIONS = {
 LINEAR = {
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "interpolate", "mean", "sum",
 }  # fmt: skip
-WEIGHTED = {"conv1d", "conv2d", "conv3d", "linear"}
+WEIGHTED = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
 SUMS = {"add": 1, "sub": -1}
 PRODUCTS = {"mul", "div", "multiply", "divide", "true_divide"}
 ROUTING = {
-    "AccumulateGrad", "AdaptiveMaxPool2D", "Add", "Addmm", "Alias", "Amax", "AsStrided", "Cat", "Clone",
-    "ConstantPadNd", "Convolution", "CopyBackwards", "CopySlices", "CudnnConvolution", "Expand", "Flip", "Identity",
-    "Index", "IndexSelect", "Linear", "MaxPool2DWithIndices", "MkldnnConvolution", "Mm", "Narrow", "Permute",
-    "PixelShuffle", "PixelUnshuffle", "Proportional", "ReflectionPad2D", "Repeat", "Replaced", "ReplicationPad2D",
-    "Reshape", "Roll", "Select", "Shared", "Slice", "Split", "SplitWithSizes", "Squeeze", "Stack", "Sub", "T", "ToCopy",
-    "Transpose", "Unbind", "Unchanged", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View",
+    "AccumulateGrad", "AdaptiveMaxPool2D", "Add", "Alias", "Amax", "AsStrided", "Cat", "Clone", "ConstantPadNd",
+    "CopyBackwards", "CopySlices", "Expand", "Flip", "Identity", "Index", "IndexSelect", "MaxPool2DWithIndices",
+    "Narrow", "Permute", "PixelShuffle", "PixelUnshuffle", "Proportional", "ReflectionPad2D", "Repeat", "Replaced",
+    "ReplicationPad2D", "Reshape", "Roll", "Select", "Shared", "Slice", "Split", "SplitWithSizes", "Squeeze", "Stack",
+    "Sub", "ToCopy", "Transpose", "Unbind", "Unchanged", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View",
 }  # fmt: skip
 """Nodes of autograd's graph through which relevance goes by a rule of ours or zennit's, or as the gradient does."""
 
@@ -134,6 +133,15 @@ class RelevanceRules(TorchFunctionMode):
     def __init__(self, constants: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self._constants = {id(tensor) for tensor in constants}
+        self._running: list[torch.nn.Module] = []  # layers under way, of those that zennit has a hook before
+
+    def enter(self, layer: torch.nn.Module, _inputs: Any) -> None:
+        """Note that a layer's call begins; a forward pre-hook."""
+        self._running.append(layer)
+
+    def leave(self, layer: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        """Note that it has ended; a forward hook."""
+        self._running.remove(layer)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -153,7 +161,10 @@ class RelevanceRules(TorchFunctionMode):
         if name in PRODUCTS and len(args) == 2 and not kwargs:
             return _gated(_out_of_place(func), *args)
         if name in WEIGHTED and len(args) > 1:
-            rule = Replaced if isinstance(args[1], torch.nn.Parameter) else Proportional  # e.g. a filter that blurs
+            is_filter = not isinstance(args[1], torch.nn.Parameter)  # fixed weights that blur, say
+            if not is_filter and not any(layer._parameters.get("weight") is args[1] for layer in self._running):
+                return None  # a layer's weights, but not its call: zennit does not see it, and `check_graph` refuses
+            rule = Proportional if is_filter else Replaced
             return _apply(rule, args[0], lambda signal: func(signal, *args[1:], **kwargs))
         if name in LINEAR and args:
             return _apply(Proportional, args[0], lambda signal: func(signal, *args[1:], **kwargs))

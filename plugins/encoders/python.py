@@ -174,7 +174,7 @@ def _tower(user: UserModel, transform: ImageTransform, spec: str, file: Path, fu
 
     def run(batch_bchw: torch.Tensor) -> Any:
         with user_errors(spec, file):
-            output = module(batch_bchw)
+            output = module(batch_bchw.clone())  # it may normalise its images in place; the caller's stay
         return _logits(output)
 
     with torch.no_grad():
@@ -218,7 +218,7 @@ def _checked_embed(
 
     def checked(batch_bchw: torch.Tensor) -> torch.Tensor:
         with user_errors(spec, file):
-            embedding_be = embed(batch_bchw)
+            embedding_be = embed(batch_bchw.clone())  # as above
         if not isinstance(embedding_be, torch.Tensor) or embedding_be.ndim != 2:
             raise ModelError(f"{spec}: embed gives {_form(embedding_be)}; embeddings are [batch, E].")
         return embedding_be

@@ -347,6 +347,17 @@ class Squared(nn.Module):
         return maps**2
 
 
+class ByTheBack(nn.Module):
+    """Uses a layer's weights without calling it, so that zennit does not see it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+
+    def forward(self, maps):
+        return nn.functional.conv2d(maps, self.conv.weight, self.conv.bias)
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -363,6 +374,7 @@ class Twice(nn.Module):
         (nn.GroupNorm(2, 4, affine=False), ["operation NativeGroupNorm of python:net"]),
         (Squared(), ["operation Pow of python:net"]),
         (Twice(), ["'middle.conv' of python:net", "more than once"]),
+        (ByTheBack(), ["operation Convolution of python:net"]),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), ["'middle", "ParametrizedConv2d"]),
     ],
 )
@@ -414,6 +426,47 @@ def test_a_batch_norm_behind_an_activation_passes_relevance_on():
     at_relu, at_bn = (encoder.class_relevance(images(), h, torch.tensor([0, 1, 2]), "crp") for h in ("relu", "bn"))
     torch.testing.assert_close(at_relu.relevance_btd, at_bn.relevance_btd)
     torch.testing.assert_close(at_bn.logits_bc, encoder.forward_logits(images()))
+
+
+class Normalising(nn.Module):
+    """Normalises its images in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.head = nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2), nn.Linear(4, 3)
+
+    def forward(self, batch_bchw):
+        batch_bchw -= 0.5
+        return self.head(self.conv2(torch.relu(self.conv1(batch_bchw))).mean((2, 3)))
+
+
+def test_images_that_a_model_changes_in_place():
+    """And a transposed convolution."""
+    encoder = encoder_of(Normalising())
+    batch_bchw = images()
+    maps_bhw = encoder.component_maps(batch_bchw, "conv2", torch.tensor([0, 1, 2]))
+    assert torch.equal(batch_bchw, images()) and maps_bhw.abs().max() > 0
+
+
+class Overwriting(nn.Module):
+    """Overwrites in place what autograd needs on its way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, batch_bchw):
+        maps = torch.sigmoid(self.conv(batch_bchw))
+        pooled = maps.mean((2, 3))
+        maps.zero_()
+        return self.head(pooled)
+
+
+def test_what_autograd_cannot_go_back_through_is_one_line():
+    encoder = encoder_of(Overwriting())
+    with pytest.raises(ModelError, match=r"^Relevance cannot be propagated back through python:net: .*\.$") as caught:
+        encoder.class_relevance(images(), "conv", torch.tensor([0, 1, 2]), "gradient")
+    assert "\n" not in str(caught.value)
 
 
 def test_without_zennit_it_says_what_to_install(monkeypatch):

@@ -219,6 +219,16 @@ def test_modules_beside_the_file_can_be_imported(write, tmp_path):
     sys.modules.pop("beside_the_model")
 
 
+def test_the_callers_images_stay_as_they_are(write):
+    file = write(CNN.replace("        return self.head(", "        images -= 0.5\n        return self.head("))
+    encoder, batch_bchw = python.load(f"{file}:build", "cpu"), images(224, 224)
+    logits_bc = encoder.forward_logits(batch_bchw)
+    assert torch.equal(batch_bchw, images(224, 224))
+    for method in ("gradient", "crp"):
+        found = encoder.class_relevance(batch_bchw, "conv1", torch.tensor([0, 1]), method)
+        torch.testing.assert_close(found.logits_bc, logits_bc)
+
+
 FORMS = """
 import torch
 from torch import nn
