@@ -140,6 +140,21 @@ def test_what_cannot_be_compared_says_what_to_run(warehouse: Any) -> None:
         warehouse.analyze("comparison", "s", other="t")
 
 
+def test_cut_outs_are_compared_with_chance_among_cut_outs(warehouse: Any) -> None:
+    spaces = [(f"block{i}", f"blocks.{i}.resid_post", "patches", "neurons") for i in (0, 1)]
+    warehouse.extract("toy:0", spaces, "toy")
+    warehouse.analyze("concepts", embedding="toy", crop=True, n=3)
+    (report,) = warehouse.analyze("comparison", "block0", other="block1", crop=True, min_images=3)
+    (whole,) = [r for r in warehouse.analyze("redundancy", "block0", embedding="toy") if r.analyzer == "redundancy"]
+    (cut,) = warehouse.analyze("redundancy", "block0", embedding="toy", crop=True)
+    assert report.run.notes["share_by_chance"] == pytest.approx(0.05, abs=0.01)
+    assert whole.run.notes["mean_redundancy"] != cut.run.notes["mean_redundancy"]
+    runs = [run for run in warehouse.runs() if run.analyzer == "concepts" and run.space.startswith("block")]
+    vectors = {(run.space, run.facets["crop"]): warehouse.result_vectors(run).vectors_ke for run in runs}
+    best = [max(cosine(one, other) for other in vectors["block1", True]) for one in vectors["block0", True]]
+    assert warehouse.result_rows(report.run)["cosine"].to_list() == pytest.approx(best, abs=1e-6)
+
+
 # -- both ways, and over several spaces -------------------------------------------------------------------------
 
 
