@@ -1,1 +1,1 @@
-"""Built-in encoders: open_clip, transformers (`hf:`) and timm, all through the same hook as a stranger's."""
+"""Built-in encoders: open_clip, transformers (`hf:`), timm, torchvision, the user's own; all through the same hook."""

@@ -165,8 +165,8 @@ class Attribution:
             merged = self._run(images_bchw.clone().requires_grad_()).detach()
         if (plain - merged).abs().max() > TOLERANCE * plain.abs().max():
             raise UsageError(
-                f"CRP cannot go through {self.spec}: the pass in the form that it needs, with BatchNorm merged into the "
-                "layers before it, gives other results than the model's own. Use the method gradient."
+                f"CRP cannot go through {self.spec}: the pass in the form that it needs, with BatchNorm merged into "
+                "the layers before it, gives other results than the model's own. Use the method gradient."
             )
 
 

@@ -11,8 +11,6 @@ Specs (after `torchvision:`):
 from __future__ import annotations
 
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,6 +26,7 @@ from glasshouse.plugins.encoders.state_dicts import fill, read_state_dict
 from glasshouse.plugins.encoders.taps import block_taps, map_taps
 from glasshouse.plugins.hookspecs import Register
 from glasshouse.plugins.hub import PATIENCE_SECONDS, one_line
+from glasshouse.plugins.saes.inert_pickle import load_tensors
 from glasshouse.schema.errors import ModelError
 
 if TYPE_CHECKING:
@@ -131,9 +130,9 @@ def transform_of(preset: Any) -> ImageTransform:
 
 def _published(spec: str, architecture: str, weights: Any) -> Any:
     """Fetch published weights into torch's cache unless they lie there, and build the model."""
-    import torch  # late: it takes a second to import
+    import urllib.request  # late: it brings a mail client's worth of modules
 
-    from glasshouse.plugins.saes.inert_pickle import load_tensors
+    import torch  # late: it takes a second to import
 
     file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     if not file.is_file():

@@ -15,7 +15,6 @@ from typing import Any
 from glasshouse.plugins.encoders.tapping import PassEnds
 from glasshouse.plugins.hub import one_line
 from glasshouse.schema.errors import GlasshouseError, ModelError
-from glasshouse.warehouse.catalogue import CATALOGUE_FILE
 
 EXAMPLE = "A spec reads python:FILE:FUNCTION, e.g. python:model.py:build."
 
@@ -40,6 +39,8 @@ def checked_file(name: str) -> tuple[Path, str]:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ModelError(f"There is no file {file}. {EXAMPLE}")
+    from glasshouse.warehouse.catalogue import CATALOGUE_FILE  # late: it imports DuckDB, which not every command needs
+
     inside = next((folder for folder in file.parents if (folder / CATALOGUE_FILE).is_file()), None)
     if inside is not None:
         raise ModelError(
