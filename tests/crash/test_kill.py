@@ -30,7 +30,7 @@ KEEP = ["--plugin", str(FOLDING_PLUGIN), "extract", "--encoder", "toy:0", "--spa
         "--hook", "blocks.0.resid_post", "--tokens", "cls", "--tokens", "patches", "--keep", "3", "--keep", "4",
         "--batch-size", "4"]  # fmt: skip
 """The same with spaces that keep the strongest images only, whose shards are folded into the file on the way."""
-N_KEEP_VICTIMS = 5
+N_KEEP_VICTIMS = 4
 
 
 def contents(root: Path, plugins: Any) -> dict[str, pl.DataFrame]:
