@@ -165,7 +165,7 @@ VALUES = st.one_of(
     st.integers(0, 3),
 )
 @example(np.zeros((2, 1), np.float32), 0)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_the_vectors_it_is_the_score_of_one_fit(vectors_ne: Array, seed: int) -> None:
     check([vectors_ne], seed)
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TOY_PLUGIN, write_pictures
 
 from glasshouse.plugins.comparing import compare
+from glasshouse.plugins.manager import Plugins
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.warehouse import Warehouse
 
 Array = np.ndarray[Any, Any]
 N = 30
@@ -34,7 +40,27 @@ def vectors_of(warehouse: Any, space: str, embedding: str = "e") -> dict[int, Ar
     return {int(f): vector for f, vector in zip(ids, vectors_ke, strict=True) if counts[f] >= 10}
 
 
-def filled(warehouse: Any) -> None:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a warehouse with three spaces and their concept vectors; it is copied for each test."""
+    folder = tmp_path_factory.mktemp("comparison")
+    write_pictures(folder / "pictures", N)
+    built = Warehouse.create(folder / "w.glasshouse", Plugins([TOY_PLUGIN], external=False))
+    built.add([folder / "pictures"])
+    fill(built)
+    built.close()
+    return folder / "w.glasshouse"
+
+
+@pytest.fixture
+def filled(made: Path, tmp_path: Path, plugins: Any) -> Iterator[Any]:
+    shutil.copytree(made, tmp_path / "w.glasshouse")
+    opened = Warehouse(tmp_path / "w.glasshouse", plugins)
+    yield opened
+    opened.close()
+
+
+def fill(warehouse: Any) -> None:
     rng = np.random.default_rng(6)
     acts_nf = rng.exponential(size=(N, N_MANY)).astype(np.float32) * (rng.random((N, N_MANY)) < 0.5)
     acts_nf[:, 4] = 0
@@ -50,15 +76,12 @@ def filled(warehouse: Any) -> None:
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_matches_are_those_of_all_pairs(warehouse: Any, centred: bool) -> None:
-    filled(warehouse)
-    (report,) = warehouse.analyze("comparison", "s", other="t", k=3, centre=centred, threshold=0.9)
-    own, others = vectors_of(warehouse, "s"), vectors_of(warehouse, "t")
+def test_matches_are_those_of_all_pairs(filled: Any, centred: bool) -> None:
+    (report,) = filled.analyze("comparison", "s", other="t", k=3, centre=centred, threshold=0.9)
+    own, others = vectors_of(filled, "s"), vectors_of(filled, "t")
     assert 4 not in own and len(own) >= 8 and len(others) >= 8
-    centre = warehouse.embeddings("e").vectors_ne.astype(float).mean(axis=0) if centred else np.zeros(N_MANY)
-    rows = warehouse.sql(
-        "SELECT feature_id, other, rank, other_feature_id, cosine, is_known FROM comparison"
-    ).to_dicts()
+    centre = filled.embeddings("e").vectors_ne.astype(float).mean(axis=0) if centred else np.zeros(N_MANY)
+    rows = filled.sql("SELECT feature_id, other, rank, other_feature_id, cosine, is_known FROM comparison").to_dicts()
     assert len(rows) == 3 * len(own)
     for row in rows:
         cosines = sorted(((cosine(own[row["feature_id"]] - centre, v - centre), f) for f, v in others.items()))[::-1]
@@ -73,14 +96,13 @@ def test_matches_are_those_of_all_pairs(warehouse: Any, centred: bool) -> None:
     assert notes["mean_cosine"] == pytest.approx(np.mean([row["cosine"] for row in best.values()]))
 
 
-def test_the_threshold_is_what_one_in_twenty_random_sets_reaches(warehouse: Any) -> None:
-    filled(warehouse)
-    (report,) = warehouse.analyze("comparison", "s", other="t")
+def test_the_threshold_is_what_one_in_twenty_random_sets_reaches(filled: Any) -> None:
+    (report,) = filled.analyze("comparison", "s", other="t")
     notes = report.run.notes
-    others = list(vectors_of(warehouse, "t").values())
-    (run,) = [run for run in warehouse.runs() if run.analyzer == "concepts" and run.space == "s"]
-    sizes = [n for n in warehouse.result_rows(run)["n_images"] if n >= 10]
-    images = warehouse.embeddings("e").vectors_ne.astype(float)
+    others = list(vectors_of(filled, "t").values())
+    (run,) = [run for run in filled.runs() if run.analyzer == "concepts" and run.space == "s"]
+    sizes = [n for n in filled.result_rows(run)["n_images"] if n >= 10]
+    images = filled.embeddings("e").vectors_ne.astype(float)
     rng = np.random.default_rng(99)
     best = [
         max(cosine(images[rng.choice(N, rng.choice(sizes), replace=False)].mean(axis=0), v) for v in others)
@@ -88,56 +110,53 @@ def test_the_threshold_is_what_one_in_twenty_random_sets_reaches(warehouse: Any)
     ]
     assert np.mean(np.array(best) >= notes["threshold"]) == pytest.approx(0.05, abs=0.02)
     assert notes["share_by_chance"] == pytest.approx(0.05, abs=0.001)
-    (again,) = warehouse.analyze("comparison", "s", other="t", seed=1)
+    (again,) = filled.analyze("comparison", "s", other="t", seed=1)
     assert again.run.notes["threshold"] == pytest.approx(notes["threshold"], abs=0.01)
     assert again.run.notes["threshold"] != notes["threshold"]
 
 
-def test_shuffled_images_are_known_as_seldom_as_chance(warehouse: Any) -> None:
+def test_shuffled_images_are_known_as_seldom_as_chance(filled: Any) -> None:
     """The twins are found; of features whose images were dealt out anew hardly any."""
-    filled(warehouse)
-    twins, control = (warehouse.analyze("comparison", space, other="s")[0].run.notes for space in ("t", "u"))
+    twins, control = (filled.analyze("comparison", space, other="s")[0].run.notes for space in ("t", "u"))
     assert twins["n_known"] >= 3 and control["n_known"] <= 1
 
 
-def test_spaces_stand_side_by_side_and_new_vectors_make_stale(warehouse: Any) -> None:
-    filled(warehouse)
+def test_spaces_stand_side_by_side_and_new_vectors_make_stale(filled: Any) -> None:
     for other in ("t", "u"):
-        warehouse.analyze("comparison", "s", other=other)
-    (again,) = warehouse.analyze("comparison", "s", other="u")
+        filled.analyze("comparison", "s", other=other)
+    (again,) = filled.analyze("comparison", "s", other="u")
     assert not again.is_new
-    assert sorted(warehouse.sql("SELECT DISTINCT other FROM comparison").to_series()) == ["t", "u"]
-    warehouse.analyze("concepts", "t", embedding="e", n=12)
-    stale = {run.facets["other"]: run.is_stale for run in warehouse.runs() if run.analyzer == "comparison"}
+    assert sorted(filled.sql("SELECT DISTINCT other FROM comparison").to_series()) == ["t", "u"]
+    filled.analyze("concepts", "t", embedding="e", n=12)
+    stale = {run.facets["other"]: run.is_stale for run in filled.runs() if run.analyzer == "comparison"}
     assert stale == {"t": True, "u": False}
 
 
-def test_what_cannot_be_compared_says_what_to_run(warehouse: Any) -> None:
-    filled(warehouse)
+def test_what_cannot_be_compared_says_what_to_run(filled: Any) -> None:
     with pytest.raises(UsageError, match="--other SPACE"):
-        warehouse.analyze("comparison", "s")
+        filled.analyze("comparison", "s")
     with pytest.raises(UsageError, match="redundancy --space s"):
-        warehouse.analyze("comparison", "s", other="s")
+        filled.analyze("comparison", "s", other="s")
     with pytest.raises(UsageError, match="no space 'nowhere'"):
-        warehouse.analyze("comparison", "s", other="nowhere")
+        filled.analyze("comparison", "s", other="nowhere")
     rng = np.random.default_rng(0)
-    warehouse.import_features("v", rng.random((N, 3)).astype(np.float32), list(range(N)))
-    warehouse.import_embeddings("other", rng.normal(size=(N, 3)).astype(np.float32), list(range(N)))
-    warehouse.analyze("concepts", "v", embedding="other")
+    filled.import_features("v", rng.random((N, 3)).astype(np.float32), list(range(N)))
+    filled.import_embeddings("other", rng.normal(size=(N, 3)).astype(np.float32), list(range(N)))
+    filled.analyze("concepts", "v", embedding="other")
     with pytest.raises(
         UsageError, match=r"'s' in e; 'v' in other\. Run `glasshouse analyze concepts --space v --embedding e`"
     ):
-        warehouse.analyze("comparison", "s", other="v")
+        filled.analyze("comparison", "s", other="v")
     with pytest.raises(UsageError, match=r"Run `glasshouse analyze concepts --space s --embedding other`"):
-        warehouse.analyze("comparison", "s", other="v", embedding="other")
+        filled.analyze("comparison", "s", other="v", embedding="other")
     with pytest.raises(UsageError, match=r"of this kind: .*--space s --space t --embedding e --crop`"):
-        warehouse.analyze("comparison", "s", other="t", crop=True)
+        filled.analyze("comparison", "s", other="t", crop=True)
     with pytest.raises(UsageError, match="no embedding 'none'"):
-        warehouse.analyze("comparison", "s", other="t", embedding="none")
-    warehouse.drop("embedding", "e")
-    warehouse.import_embeddings("e", rng.normal(size=(N, N_MANY)).astype(np.float32), list(range(N)))
+        filled.analyze("comparison", "s", other="t", embedding="none")
+    filled.drop("embedding", "e")
+    filled.import_embeddings("e", rng.normal(size=(N, N_MANY)).astype(np.float32), list(range(N)))
     with pytest.raises(UsageError, match="of 't' in 'e' are stale"):
-        warehouse.analyze("comparison", "s", other="t")
+        filled.analyze("comparison", "s", other="t")
 
 
 def test_cut_outs_are_compared_with_chance_among_cut_outs(warehouse: Any) -> None:
@@ -158,11 +177,10 @@ def test_cut_outs_are_compared_with_chance_among_cut_outs(warehouse: Any) -> Non
 # -- both ways, and over several spaces -------------------------------------------------------------------------
 
 
-def test_both_ways_over_several_spaces_the_best_match_counts(warehouse: Any, plugins: Any) -> None:
-    filled(warehouse)
-    found = compare(plugins.runner(warehouse), ["s"], ["t", "u"], {"threshold": 0.8}, k=4)
+def test_both_ways_over_several_spaces_the_best_match_counts(filled: Any, plugins: Any) -> None:
+    found = compare(plugins.runner(filled), ["s"], ["t", "u"], {"threshold": 0.8}, k=4)
     assert [(pair["space"], pair["other"]) for pair in found.pairs] == [("s", "t"), ("s", "u"), ("t", "s"), ("u", "s")]
-    vectors = {space: vectors_of(warehouse, space) for space in "stu"}
+    vectors = {space: vectors_of(filled, space) for space in "stu"}
     ours, theirs = found.sides
     best = {
         feature: max((cosine(vector, v), space, f) for space in "tu" for f, v in vectors[space].items())
@@ -177,23 +195,21 @@ def test_both_ways_over_several_spaces_the_best_match_counts(warehouse: Any, plu
     least = [f for f in sorted(best, key=lambda feature: best[feature][0]) if best[f][0] < 0.8][:4]
     assert [row["feature_id"] for row in ours.lacking] == least and all(not row["is_known"] for row in ours.lacking)
     assert json.loads(json.dumps(found.as_dict()))["sides"][0]["n_known"] == ours.n_known
-    n_runs = len(warehouse.runs())
-    assert compare(plugins.runner(warehouse), ["s"], ["t", "u"], {"threshold": 0.8}, k=4) == found
-    assert len(warehouse.runs()) == n_runs
+    n_runs = len(filled.runs())
+    assert compare(plugins.runner(filled), ["s"], ["t", "u"], {"threshold": 0.8}, k=4) == found
+    assert len(filled.runs()) == n_runs
 
 
-def test_stale_vectors_are_renewed_before_they_are_compared(warehouse: Any, plugins: Any) -> None:
-    filled(warehouse)
-    warehouse.drop("embedding", "e")
+def test_stale_vectors_are_renewed_before_they_are_compared(filled: Any, plugins: Any) -> None:
+    filled.drop("embedding", "e")
     vectors_ne = np.random.default_rng(8).normal(size=(N, 5)).astype(np.float32)
-    warehouse.import_embeddings("e", vectors_ne, list(range(N)))
-    compare(plugins.runner(warehouse), ["s"], ["t"])
-    newest = {run.space: run for run in warehouse.runs() if run.analyzer == "concepts" and run.is_latest}
+    filled.import_embeddings("e", vectors_ne, list(range(N)))
+    compare(plugins.runner(filled), ["s"], ["t"])
+    newest = {run.space: run for run in filled.runs() if run.analyzer == "concepts" and run.is_latest}
     assert {space: run.is_stale for space, run in newest.items()} == {"s": False, "t": False, "u": True}
-    assert not any(run.is_stale for run in warehouse.runs() if run.analyzer == "comparison")
+    assert not any(run.is_stale for run in filled.runs() if run.analyzer == "comparison")
 
 
-def test_a_space_on_both_sides_is_refused(warehouse: Any, plugins: Any) -> None:
-    filled(warehouse)
+def test_a_space_on_both_sides_is_refused(filled: Any, plugins: Any) -> None:
     with pytest.raises(UsageError, match="'t' is on both sides"):
-        compare(plugins.runner(warehouse), ["s", "t"], ["t"])
+        compare(plugins.runner(filled), ["s", "t"], ["t"])
