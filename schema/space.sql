@@ -6,7 +6,8 @@ CREATE TABLE space (
     name            VARCHAR NOT NULL,
     fingerprint     VARCHAR NOT NULL,
     format          INTEGER NOT NULL,
-    n_features      INTEGER NOT NULL
+    n_features      INTEGER NOT NULL,
+    keep            INTEGER             -- how many of its strongest images are kept of each feature; NULL: all
 );
 
 -- The images it covers, those without any active feature included.

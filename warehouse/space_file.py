@@ -11,6 +11,17 @@ import duckdb
 from glasshouse.warehouse.quoting import literal
 
 
+def keep_of(connection: duckdb.DuckDBPyConnection) -> int | None:
+    """Return how many images the space's file keeps of each feature; None where it keeps all.
+
+    Args:
+        connection: on the file. Those of older versions do not say it: they keep all.
+    """
+    found = connection.execute("FROM space").fetchnumpy()
+    said = found["keep"].tolist() if "keep" in found else [None]
+    return None if said[0] is None else int(said[0])
+
+
 @contextmanager
 def space_file(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Give a connection whose default database is a space's file, read-only.

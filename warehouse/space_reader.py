@@ -23,6 +23,7 @@ from glasshouse.warehouse.extraction.rows import TOP_FEATURES
 from glasshouse.warehouse.extraction.targets import kept_words
 from glasshouse.warehouse.frames import frame_of
 from glasshouse.warehouse.histograms import quantiles
+from glasshouse.warehouse.space_file import keep_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -239,7 +240,19 @@ class SpaceReader:
                     self._connection.close()
                 self._connection = connect_with_patience(self._file, read_only=True)
                 self._inode = inode
+                self._check_keep(self._connection)
             return self._connection.cursor()
+
+    def _check_keep(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Refuse a file that is not what this reader takes it for: the strongest images must not pass for all."""
+        found = keep_of(connection)
+        if found != self.keep:
+            connection.close()
+            self._connection = None
+            raise UsageError(
+                f"The space '{self.name}' was made anew and keeps {kept_words(found)} now. Open the warehouse again; "
+                "if that does not help, run `glasshouse check --repair`."
+            )
 
     def close(self) -> None:
         """Let go of the file."""

@@ -213,6 +213,7 @@ space (
     fingerprint VARCHAR NOT NULL
     format INTEGER NOT NULL
     n_features INTEGER NOT NULL
+    keep INTEGER
 )
 
 space_images (

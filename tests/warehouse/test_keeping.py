@@ -18,6 +18,7 @@ from kit.table_encoder import HOOK, TableEncoder, write_numbered
 from polars.testing import assert_frame_equal
 
 from glasshouse.schema.errors import UsageError, WarehouseError
+from glasshouse.warehouse.catalogue import Catalogue
 from glasshouse.warehouse.checking.check import check
 from glasshouse.warehouse.extraction import keeping
 from glasshouse.warehouse.extraction.shards import ShardFolder, summary_of
@@ -355,6 +356,25 @@ def test_check_finds_damage_in_kept_spaces(warehouse: Warehouse, folding: Callab
     assert warehouse.extract("toy:0", [KEPT[0]], keep=KEEP, batch_size=8).new_images == {"kept_cls": 30}
 
 
+def test_a_file_of_another_keep_is_never_taken_for_the_whole(warehouse: Warehouse) -> None:
+    """Another process has made the space anew while this one had it open; or a file was put in another's place."""
+    warehouse.extract("toy:0", [WHOLE[0]])
+    assert warehouse.sparse_matrix("cls").shape == (30, 24)
+    other = Warehouse(warehouse.root, warehouse.plugins)
+    other.drop("space", "cls")
+    other.extract("toy:0", [WHOLE[0]], keep=KEEP)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="made anew and keeps the 5 strongest images of each feature now"):
+            warehouse.sparse_matrix("cls")
+    warehouse.close()
+    assert warehouse.top_images("cls", 0, KEEP).height > 0
+    with Catalogue(warehouse.root).writing() as connection:
+        connection.execute("UPDATE spaces SET keep = NULL")
+    (problem,) = (problem for problem in check(warehouse.layout).remaining if problem.where == "space 'cls'")
+    assert "keeps the 5 strongest images of each feature, the catalogue says every activation" in problem.what
+    assert check(warehouse.layout, repair=True).remaining == []
+
+
 def test_shards_that_wait_are_finalised_by_check(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.extract("toy:0", KEPT, keep=KEEP, batch_size=8)
     write_pictures(tmp_path / "more", 20, first=100)
@@ -373,7 +393,9 @@ def test_files_of_older_versions_have_no_histograms_and_work(warehouse: Warehous
     for space in WHOLE:
         with duckdb.connect(str(warehouse.layout.space_file(space[0]))) as connection:
             connection.execute("DROP TABLE feature_histograms")
+            connection.execute("ALTER TABLE space DROP COLUMN keep")
     warehouse.extract("toy:0", [KEPT[0]], keep=KEEP)
+    assert warehouse.sparse_matrix("cls").shape == (30, 24)
     assert warehouse.sql("SELECT DISTINCT space FROM feature_histograms")["space"].to_list() == ["kept_cls"]
     assert check(warehouse.layout, hashes=True).remaining == []
     write_pictures(tmp_path / "more", 3, first=100)

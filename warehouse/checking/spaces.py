@@ -14,9 +14,10 @@ from glasshouse.warehouse.extraction.finalise import finalise_space
 from glasshouse.warehouse.extraction.locks import exclusive
 from glasshouse.warehouse.extraction.recording import record_space
 from glasshouse.warehouse.extraction.shards import ShardFolder
+from glasshouse.warehouse.extraction.targets import kept_words
 from glasshouse.warehouse.layout import Layout
 from glasshouse.warehouse.quoting import identifier
-from glasshouse.warehouse.space_file import space_file
+from glasshouse.warehouse.space_file import keep_of, space_file
 
 SPACE_TABLES = ("space", "space_images", "activations", "token_activations", "image_top_features", "feature_stats")
 
@@ -85,6 +86,7 @@ def _inspect(layout: Layout, record: _Record, *, hashes: bool) -> tuple[int, int
                 "SELECT (SELECT fingerprint FROM space), (SELECT count(*) FROM space_images), "
                 "(SELECT count(*) FROM activations)"
             ).fetchone()
+            keep = keep_of(connection)
             # Files of older versions lack the histograms.
             tables = SPACE_TABLES if record.keep is None else (*SPACE_TABLES, "feature_histograms")
             for table in tables if hashes else ():
@@ -94,6 +96,8 @@ def _inspect(layout: Layout, record: _Record, *, hashes: bool) -> tuple[int, int
         return f"its file {file} cannot be read: {first_line(error)}"
     if row is None or row[0] != record.fingerprint:
         return f"its file {file} was made from other weights than the catalogue says"
+    if keep != record.keep:
+        return f"its file {file} keeps {kept_words(keep)}, the catalogue says {kept_words(record.keep)}"
     return int(row[1]), int(row[2])
 
 

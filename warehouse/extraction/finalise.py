@@ -174,12 +174,13 @@ def _build(temporary: Path, final: Path, shape: SpaceShape, rows: _ShardRows) ->
         _attach_old(connection, final)
         _name_shard_rows(connection, rows)
         connection.execute(
-            "INSERT INTO space VALUES ($name, $fingerprint, $format, $n_features)",
+            "INSERT INTO space VALUES ($name, $fingerprint, $format, $n_features, $keep)",
             {
                 "name": shape.name,
                 "fingerprint": shape.fingerprint,
                 "format": SPACE_FORMAT,
                 "n_features": shape.n_features,
+                "keep": shape.keep,
             },
         )
         connection.execute(
