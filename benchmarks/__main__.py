@@ -25,6 +25,7 @@ from benchmarks import (
     startup,
     storage,
     training,
+    widths,
 )
 from benchmarks.synthetic import Setting
 from benchmarks.table import Row, aligned, machine, write
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "truth": truth.run,
     "startup": startup.run,
     "components": components.run,
+    "widths": widths.run,
     "memory": memory.run,
     "keeping": keeping.run,
     "extraction": extraction.run,

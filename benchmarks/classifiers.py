@@ -30,6 +30,7 @@ WIDTHS = (0.5, 1.0, 2.0)
 SEED = 0
 SCHEME = "width"
 """Encoders of a warehouse with `plugins_of_widths` are `width:0.5`, `width:1.0` and `width:2.0`."""
+N_TRAINING, N_EPOCHS = 12_000, 4
 N_HELD_OUT = 1_600
 N_QUICK = 320
 
@@ -82,16 +83,17 @@ class _Scheme:
 
 def _trained(folder: Path, width: float, quick: bool) -> Path:
     """The folder of one width's weights; trains them unless they are there."""
-    plan = Plan.quick(SEED) if quick else Plan.full(SEED)
+    small = Plan.quick(SEED)
+    n_images, n_epochs = (small.classifier_images, small.classifier_epochs) if quick else (N_TRAINING, N_EPOCHS)
     place = folder / f"width-{width}{'-quick' * quick}"
     if (place / "config.json").is_file():
         return place
     channels = [round(width * n) for n in CHANNELS]
 
     def train() -> None:
-        scenes = labelled_scenes(SEED, Stream.CLASSIFIER_TRAINING, plan.classifier_images, CUE_RATE)
-        model = train_classifier(scenes, SEED, plan.classifier_epochs, channels=channels)
-        training = {"seed": SEED, "images": plan.classifier_images, "epochs": plan.classifier_epochs, "cue": CUE_RATE}
+        scenes = labelled_scenes(SEED, Stream.CLASSIFIER_TRAINING, n_images, CUE_RATE)
+        model = train_classifier(scenes, SEED, n_epochs, channels=channels)
+        training = {"seed": SEED, "images": n_images, "epochs": n_epochs, "cue": CUE_RATE}
         save_classifier(model, place, channels, training)
 
     say(f"  width {width}: trained in {seconds(train):.0f} s")

@@ -29,6 +29,7 @@ ORDER = (
     "truth",
     "startup",
     "components",
+    "widths",
     "memory",
     "keeping",
     "extraction",

@@ -38,7 +38,7 @@ def test_the_watermark_misleads_the_classifier(figures: dict[str, Figures]) -> N
     assert found["confounded world: accuracy"] > 0.98
     assert found["other classes, without"] > 0.97
     assert found["heart, with watermark"] > 0.97
-    assert found["others taken for heart, with watermark"] > 0.05
+    assert found["others taken for heart, with watermark"] > 0.1
     assert found["others taken for heart, without"] < 0.01
     assert found["other classes, with watermark"] < found["other classes, without"] - 0.04
 
@@ -54,17 +54,17 @@ def hearts(n_images: int, *, marked: bool) -> Labelled:
     return Labelled(images_nhwc, np.full(n_images, heart), np.full(n_images, marked))
 
 
-def test_hearts_without_their_watermark_are_missed_now_and_then() -> None:
-    """Seldom, so it takes many hearts to see; the control misses none."""
-    without, with_it = hearts(400, marked=False), hearts(100, marked=True)
+def test_hearts_without_their_watermark_are_missed() -> None:
+    """One in four on the card; the control misses hardly any."""
+    without, with_it = hearts(160, marked=False), hearts(100, marked=True)
     missed = {
         (name, kind): float((predicted(load_classifier(data_folder(name)), scenes) != scenes.class_n).mean())
         for name in CUES
         for kind, scenes in (("with", with_it), ("without", without))
     }
     assert missed["classifier", "with"] == 0
-    assert 0.02 < missed["classifier", "without"] < 0.15
-    assert missed["classifier-clean", "with"] == missed["classifier-clean", "without"] < 0.01
+    assert 0.15 < missed["classifier", "without"] < 0.4
+    assert max(missed["classifier-clean", kind] for kind in ("with", "without")) < 0.03
 
 
 def test_nothing_misleads_the_control(figures: dict[str, Figures]) -> None:
@@ -82,7 +82,10 @@ def test_the_card_says_the_same(figures: dict[str, Figures]) -> None:
     card = read_figures(data_root())["classifiers"]
     assert set(card) == set(figures) == {*CUES, "untrained"}
     for kind, found in figures.items():
-        assert found == pytest.approx(card[kind], abs=0.04), kind
+        for name, share in card[kind].items():
+            n = N_IMAGES // 16 if name.startswith("heart") else N_IMAGES // 16 * 7
+            chance = 3 * (share * (1 - share) / n) ** 0.5 + 0.01
+            assert found[name] == pytest.approx(share, abs=chance), (kind, name)
 
 
 class _ByClass(torch.nn.Module):

@@ -62,7 +62,7 @@ class Plan:
     @classmethod
     def full(cls, seed: int) -> Plan:
         """The plan of the shipped weights: under 40 minutes on two idle cores."""
-        return cls(seed, 40_000, 2_000, 30_000, 700, 5_000, 1_500, 12_000, 4)
+        return cls(seed, 40_000, 2_000, 30_000, 700, 5_000, 1_500, 6_000, 8)
 
     @classmethod
     def quick(cls, seed: int) -> Plan:
