@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import (
+    audits,
     clarity,
     components,
     cooccurrence,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "search": search.run,
     "truth": truth.run,
     "startup": startup.run,
+    "audit": audits.run,
     "components": components.run,
     "widths": widths.run,
     "memory": memory.run,

@@ -28,6 +28,7 @@ ORDER = (
     "search",
     "truth",
     "startup",
+    "audit",
     "components",
     "widths",
     "memory",

@@ -121,6 +121,7 @@ class _Shown:
     """Pictures of components: their strongest images under the map of where they are active."""
 
     def __init__(self, warehouse: Warehouse, run: Run, features: Sequence[int]) -> None:
+        self.space = run.space
         self.thumbnails = Thumbnails(warehouse, SIDE)
         self._view = AnalysisView(warehouse, run.space)
         self._framing = warehouse.space(run.space).framing
@@ -163,7 +164,7 @@ def _cards(shown: _Shown, rows: pl.DataFrame, progress: Progress) -> str:
     for number, row in enumerate(rows.iter_rows(named=True)):
         label = f"{escape(row['label'])} " if row["label"] else ""
         cards.append(
-            f'<article><h3>{label}<span class="id">{escape(row["feature_id"])}</span></h3>'
+            f'<article><h3>{label}<span class="id">{escape(shown.space)}:{row["feature_id"]}</span></h3>'
             f"<p>{row['share']:.1%} of the relevance; most alike “{escape(row['spurious_concept'])}” "
             f"({row['spurious']:.3f}) of the spurious, “{escape(row['valid_concept'])}” ({row['valid']:.3f}) of the "
             f"valid concepts</p>{shown.strip(row['feature_id'])}</article>"

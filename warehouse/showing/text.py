@@ -9,7 +9,10 @@ from glasshouse.schema.plain import plain
 from glasshouse.warehouse.showing.cards import FeatureCard, ImageCard
 from glasshouse.warehouse.showing.plain import activation, figure, shortened
 
-KNOWN = ("labels", "label_score", "tiers", "monosemanticity", "uniqueness", "soft_wpmi", "correlation", "concepts")
+KNOWN = (
+    "labels", "label_score", "tiers", "monosemanticity", "uniqueness", "soft_wpmi", "correlation", "concepts",
+    "examples",
+)  # fmt: skip
 """Analyses that have lines of their own; all others are shown as their columns say."""
 
 N_ROWS_SHOWN = 3
