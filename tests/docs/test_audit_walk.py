@@ -34,7 +34,7 @@ def test_the_walk_works_as_written(tmp_path: Path) -> None:
         assert done.returncode == 0, (line, done.stderr)
         said[line] = done.stdout
     for name in ("crops.png", "audit.html", "pruned.safetensors", "pruned.json"):
-        assert (tmp_path / name).stat().st_size > 500, name
+        assert (tmp_path / name).stat().st_size > 200, name
     (misled, control) = [out for line, out in said.items() if line.startswith("glasshouse audit")]
     shown = re.search(r"^(\d+) of 128 components flagged", text, flags=re.MULTILINE)
     assert shown is not None and int(shown[1]) > 0
