@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -80,6 +81,14 @@ def search(
         _print(found)
 
 
+def _by(facets: Mapping[str, Any]) -> str:
+    """Say where the examples behind concept vectors were chosen by relevance."""
+    if facets.get("by", "activation") == "activation":
+        return ""
+    of = facets.get("class_name")
+    return f", by relevance for {of}" if of else ", by relevance"
+
+
 def _as_data(found: Answer) -> dict[str, object]:
     return {"question": found.about(), "hits": found.frame.to_dicts()}
 
@@ -108,6 +117,7 @@ def _print(found: Answer) -> None:
     print_table(frame.columns, frame.rows(), numeric=numeric)
     asked = [
         f"{run.space} (run {run.run_id}, {run.facets['embedding']}{', cropped' if run.facets['crop'] else ''}"
+        f"{_by(run.facets)}"
         f"{', stale' if run.is_stale else ''})"
         for run in found.runs
     ]

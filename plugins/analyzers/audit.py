@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -39,6 +39,9 @@ class AuditParameters(Parameters):
     embedding: str | None = Field(None, description="Of the concept vectors; by default that of the newest ones.")
     crop: bool | None = Field(
         None, description="Concept vectors of cut-outs or of whole images; by default the newest."
+    )
+    by: Literal["activation", "relevance"] | None = Field(
+        None, description="Concept vectors of examples by activation or by relevance; by default the newest."
     )
     centre: bool = Field(False, description="Subtract the mean image embedding from the concept vectors.")
     method: str | None = Field(None, description="Of the relevance; by default that of the newest result.")
@@ -81,8 +84,8 @@ class Audit(Analyzer[AuditParameters]):
         chosen: dict[str, Any] = {side: Path(view.portable(getattr(parameters, side))) for side in SIDES}
         # What is there already is recorded by name, so that an audit of other vectors is another one.
         if latest_run(view.warehouse.catalogue, "concepts", view.space) is not None:
-            facets = concept_run(view, parameters.embedding, parameters.crop).facets
-            chosen |= {"embedding": facets["embedding"], "crop": facets["crop"]}
+            facets = concept_run(view, parameters.model_dump()).facets
+            chosen |= {"embedding": facets["embedding"], "crop": facets["crop"], "by": facets.get("by", "activation")}
         if latest_run(view.warehouse.catalogue, "relevance", view.space) is not None:
             chosen |= _relevance_facets(view, parameters)
         return parameters.model_copy(update=chosen)
@@ -96,7 +99,7 @@ class Audit(Analyzer[AuditParameters]):
     def run(self, view: AnalysisView, parameters: AuditParameters) -> pa.Table:
         """Compare every component that has a concept vector with both sets of concepts."""
         valid, spurious = _sets(view, parameters)
-        run = concept_run(view, parameters.embedding, parameters.crop)
+        run = concept_run(view, parameters.model_dump())
         found = alignments(view, run, valid, spurious, parameters.template, centre=parameters.centre)
         least = parameters.min_share if parameters.min_share is not None else 1 / view.n_features
         facets = _relevance_facets(view, parameters)

@@ -6,9 +6,9 @@ largest counts (arXiv 2501.05398).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,11 @@ import numpy.typing as npt
 from glasshouse.plugins.labelers.vocabulary import concepts_run
 from glasshouse.plugins.vocabulary import concept_lists, read_vocabulary, shipped_concepts
 from glasshouse.schema.errors import UsageError
-from glasshouse.warehouse.results.store import latest_run
+from glasshouse.warehouse.results.store import all_runs
 from glasshouse.warehouse.search.encoders import embedding_record
 from glasshouse.warehouse.search.index import centre_of, concept_index
 from glasshouse.warehouse.search.templates import query_vectors
-from glasshouse.warehouse.search.texts import embed_texts
+from glasshouse.warehouse.search.texts import embed_texts, text_capable_embeddings
 
 if TYPE_CHECKING:
     from glasshouse.plugins.view import AnalysisView
@@ -51,28 +51,37 @@ def concepts_of(view: AnalysisView, path: Path) -> list[str]:
         raise UsageError(f"{error} Lists that ship with glasshouse: {', '.join(concept_lists())}.") from error
 
 
-def concept_run(view: AnalysisView, embedding: str | None, crop: bool | None) -> Run:
+def concept_run(view: AnalysisView, wanted: Mapping[str, Any]) -> Run:
     """Return the newest concept vectors of the space that texts can be compared with.
 
     Args:
         view: of the space.
-        embedding: in which; None for any.
-        crop: of cut-outs or of whole images; None for either.
+        wanted: `embedding`, `crop` and `by` of them, each None for any; `class_name`: vectors of examples that were
+            chosen for another class do not count.
 
     Raises:
         UsageError: there are none; names the command that makes them.
     """
-    run = concepts_run(view, embedding, "The audit needs", "--embedding")
-    if crop is None or run.facets["crop"] == crop:
-        return run
-    facets = {"embedding": run.facets["embedding"], "crop": crop}
-    found = latest_run(view.warehouse.catalogue, "concepts", view.space, facets)
-    if found is None or found.vectors is None:
+    newest = concepts_run(view, wanted["embedding"], "The audit needs", "--embedding")
+    asked = {name: wanted[name] for name in ("embedding", "crop", "by") if wanted[name] is not None}
+    capable = text_capable_embeddings(view.warehouse)
+    fitting = [
+        run
+        for run in all_runs(view.warehouse.catalogue)
+        if (run.analyzer, run.space, run.is_latest) == ("concepts", view.space, True)
+        and run.vectors is not None
+        and asked.items() <= {"by": "activation", **run.facets}.items()
+        and run.facets.get("class_name", "") in ("", wanted["class_name"])
+        and run.facets["embedding"] in capable
+    ]
+    if not fitting:
+        options = "".join(f" --{name} {value}" for name, value in asked.items() if name != "crop")
+        options += " --crop" if asked.get("crop") else ""
         raise UsageError(
-            f"There are no concept vectors of {'cut-outs' if crop else 'whole images'} for the space '{view.space}'. "
-            f"Run `glasshouse analyze concepts --space {view.space}{' --crop' if crop else ''}`."
+            f"There are no such concept vectors of the space '{view.space}'; its newest are in the embedding "
+            f"'{newest.facets['embedding']}'. Run `glasshouse analyze concepts --space {view.space}{options}`."
         )
-    return found
+    return fitting[-1]
 
 
 def alignments(

@@ -88,6 +88,22 @@ def test_other_concept_vectors_are_another_audit(classes: Any, asked: dict[str, 
     assert (first.parameters["crop"], other.parameters["crop"]) == (False, True)
 
 
+def test_examples_by_relevance_for_another_class_do_not_count(classes: Any, asked: dict[str, Any]) -> None:
+    classes.plugins.analyze(classes, "concepts", ["last"], {"n": 5})
+    _, plain = audited(classes, "last", **asked, crop=False)
+    for class_name in ("ring", "heart"):
+        given = {"by": "relevance", "class_name": class_name, "n": 5}
+        classes.plugins.analyze(classes, "concepts", ["last"], given)
+        _, newest = audited(classes, "last", **asked, crop=False)
+        assert (newest.run_id == plain.run_id) == (class_name == "ring")
+    assert newest.parameters["by"] == "relevance"
+    again, _ = audited(classes, "last", **asked, crop=False, by="activation")
+    assert again.equals(classes.result_rows(plain).sort("feature_id"))
+    with pytest.raises(UsageError, match="--embedding clip --by relevance --crop"):
+        audited(classes, "last", **asked, crop=True, by="relevance", embedding="clip")
+    classes.forget([run for run in classes.runs() if run.facets.get("by") == "relevance"])
+
+
 def test_images_that_lean_are_those_with_the_largest_sums(classes: Any, asked: dict[str, Any]) -> None:
     rows, run = audited(classes, "last", **asked, min_share=0)
     flagged = set(rows.filter("is_flagged")["feature_id"])
