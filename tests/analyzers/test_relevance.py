@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit.labels import label
 
 from glasshouse.plugins.analyzers.relevance_methods import ImageRelevance
 from glasshouse.plugins.analyzers.relevance_sums import ClassSums
@@ -17,15 +18,6 @@ from glasshouse.schema.errors import UsageError
 CNN = "timm:test_resnet/random:0"
 LAST = ("last", "layer4", "max", "neurons")
 EARLIER = ("earlier", "layer3", "max", "neurons")
-
-
-def label(warehouse: Any, folder: Path, rows: list[tuple[int, str, str]]) -> None:
-    """Label images: image_id, attribute, value."""
-    paths = warehouse.images()["path"]
-    file = folder / f"labels-{len(list(folder.glob('labels-*')))}.csv"
-    lines = [f"{paths[image]},{attribute},{value}" for image, attribute, value in rows]
-    file.write_text("image,attribute,value\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    warehouse.add(labels=[file])
 
 
 @pytest.fixture

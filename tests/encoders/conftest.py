@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from glasshouse.plugins.encoders import local
 from glasshouse.plugins.encoders.torchvision_shim import ensure_torchvision_operators
 
 ensure_torchvision_operators()
@@ -251,3 +252,21 @@ def random_images() -> list[Image.Image]:
         smooth = 127 * (1 + np.sin(np.arange(width)[None, :, None] / 7 + np.arange(height)[:, None, None] / 11))
         images.append(Image.fromarray(((rough + smooth) / 2).astype(np.uint8)))
     return images
+
+
+@pytest.fixture(scope="module")
+def load(model_folder: Callable[[str], Path]) -> Callable[[str], Any]:
+    """`load(kind)`: the encoder of one of the folders, loaded once."""
+    made: dict[str, Any] = {}
+
+    def get(kind: str) -> Any:
+        if kind not in made:
+            made[kind] = local.load(str(model_folder(kind)), "cpu")
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def batch_bchw() -> torch.Tensor:
+    return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

@@ -23,23 +23,6 @@ HOOKS = {
 PAIRS = [(kind, hook) for kind, hooks in HOOKS.items() for hook in hooks]
 
 
-@pytest.fixture(scope="module")
-def load(model_folder):
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            made[kind] = local.load(str(model_folder(kind)), "cpu")
-        return made[kind]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def batch_bchw():
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
 def own_model(kind, folder):
     """The library's model, loaded beside the encoder."""
     import timm as library

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from glasshouse.plugins.encoders import local
 from glasshouse.plugins.encoders.tapping import Tap
 from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.contracts import EditingEncoder
@@ -18,23 +17,6 @@ HOOKS = {
     "timm-resnet": "layer2.0",
 }
 EDGE = 0.5
-
-
-@pytest.fixture(scope="module")
-def load(model_folder):
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            made[kind] = local.load(str(model_folder(kind)), "cpu")
-        return made[kind]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def batch_bchw():
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def halve_positive(acts_btd):

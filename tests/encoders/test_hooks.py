@@ -23,24 +23,6 @@ BLOCKS = [f"blocks.{index}.resid_post" for index in range(4)]
 KINDS = [*TRANSFORMERS, "open_clip", "open_clip-resnet", "open_clip-timm", "timm-resnet", "timm-vit"]
 
 
-@pytest.fixture(scope="module")
-def load(model_folder):
-    """`load(kind)`: the encoder, loaded once."""
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            made[kind] = local.load(str(model_folder(kind)), "cpu")
-        return made[kind]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def batch_bchw():
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
 def hooks_of(kind):
     if kind == "timm-resnet":
         return ["layer1", "layer2.0.bn2", "layer3.1", "layer4"]

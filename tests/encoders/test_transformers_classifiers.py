@@ -27,23 +27,6 @@ CNNS = {
 HOOKS = {**CNNS, "vit": "blocks.2.resid_post", "dinov2-head": "blocks.1.mlp"}
 
 
-@pytest.fixture(scope="module")
-def load(model_folder):
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            made[kind] = local.load(str(model_folder(kind)), "cpu")
-        return made[kind]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def batch_bchw():
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
 def own_model(kind, folder):
     base = kind.endswith("base")
     return (transformers.AutoModel if base else transformers.AutoModelForImageClassification).from_pretrained(folder)

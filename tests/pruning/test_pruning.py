@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.labels import label
 
 from glasshouse.plugins.analyzers.relevance_classes import classifier_of
 from glasshouse.plugins.analyzers.relevance_methods import place_of
@@ -23,14 +24,6 @@ from glasshouse.warehouse.contracts import SparseCodes
 
 CNN = "timm:test_resnet/random:0"
 NAMES = ("5", "7", "900")
-
-
-def label(warehouse: Any, folder: Path, rows: list[tuple[int, str, str]]) -> None:
-    paths = warehouse.images()["path"]
-    file = folder / f"labels-{len(list(folder.glob('labels-*')))}.csv"
-    lines = [f"{paths[image]},{attribute},{value}" for image, attribute, value in rows]
-    file.write_text("image,attribute,value\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    warehouse.add(labels=[file])
 
 
 @pytest.fixture
