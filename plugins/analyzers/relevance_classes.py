@@ -84,8 +84,9 @@ def labelled(view: AnalysisView, attribute: str) -> dict[int, str]:
 def choose_class_attribute(view: AnalysisView, attribute: str | None, names: Sequence[str]) -> str:
     """Return the attribute that says the images' classes, or `predicted`.
 
-    When none is named: one whose values are classes of the encoder, `class` before others, then the one with most
-    images; without one, what the encoder predicts.
+    When none is named: one all of whose values are classes of the encoder, `class` before others, then the one with
+    most images; of an encoder that numbers its classes only `class`, `label` or `target`. Without one, what the encoder
+    predicts.
 
     Raises:
         UsageError: an attribute is named that no image has, or none of whose values is a class.
@@ -94,10 +95,13 @@ def choose_class_attribute(view: AnalysisView, attribute: str | None, names: Seq
         return PREDICTED
     if attribute is None:
         query = (
-            "SELECT attribute, count(*) AS n FROM image_labels GROUP BY attribute "
-            "HAVING bool_and(list_contains($names, value)) ORDER BY attribute <> 'class', n DESC, attribute"
+            "SELECT attribute, count(*) AS n FROM image_labels WHERE NOT $numbered OR attribute IN ('class', 'label', "
+            "'target') GROUP BY attribute HAVING bool_and(list_contains($names, value)) "
+            "ORDER BY attribute <> 'class', n DESC, attribute"
         )
-        known = view.sql(query, {"names": list(map(str, names))})["attribute"].to_pylist()
+        # Numbers are values of many labels: where classes have no names, only a label that says so holds them.
+        values = {"names": list(map(str, names)), "numbered": all(str(name).isdigit() for name in names)}
+        known = view.sql(query, values)["attribute"].to_pylist()
         return str(known[0]) if known else PREDICTED
     values = set(labelled(view, attribute).values())
     if not values & set(names):

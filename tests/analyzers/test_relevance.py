@@ -24,7 +24,7 @@ EARLIER = ("earlier", "layer3", "max", "neurons")
 def labelled(warehouse: Any, tmp_path: Path) -> Any:
     """Return a warehouse whose first twelve images are of three of the CNN's classes, '5', '7' and '900'."""
     warehouse.extract(CNN, [LAST, EARLIER], "cnn", batch_size=10)
-    label(warehouse, tmp_path, [(image, "kind", ("5", "7", "900")[image % 3]) for image in range(12)])
+    label(warehouse, tmp_path, [(image, "class", ("5", "7", "900")[image % 3]) for image in range(12)])
     return warehouse
 
 
@@ -51,7 +51,7 @@ def naive(warehouse: Any, hook: str, image: int, number: int) -> tuple[Any, Any]
 @pytest.mark.parametrize(("space", "hook"), [("last", "layer4"), ("earlier", "layer3")])
 def test_gradient_times_activation_is_that_of_autograd(labelled: Any, space: str, hook: str) -> None:
     rows, run = result(labelled, space, n=2)
-    assert run.parameters["attribute"] == "kind"
+    assert run.parameters["attribute"] == "class"
     assert sorted(rows["class_name"].unique()) == ["5", "7", "900"]
     for name in ("5", "900"):
         images = [image for image in range(12) if ("5", "7", "900")[image % 3] == name]
@@ -161,6 +161,16 @@ def test_without_labels_each_image_is_asked_about_what_the_encoder_says(labelled
     counts = dict(rows.unique("class_name").select("class_name", "n_images").iter_rows())
     assert counts == {str(number): said.count(number) for number in set(said)}
     assert run.notes["n_images"] == 30
+
+
+def test_a_label_of_numbers_is_no_class_by_chance(warehouse: Any, tmp_path: Path) -> None:
+    """The CNN numbers its classes; a rating from 1 to 7 is a number too."""
+    warehouse.extract(CNN, [LAST])
+    label(warehouse, tmp_path, [(image, "stars", str(image % 7)) for image in range(30)])
+    _, run = result(warehouse, "last", classes=(), images=1)
+    assert run.parameters["attribute"] == "predicted"
+    _, run = result(warehouse, "last", attribute="stars", images=1)
+    assert run.notes["n_images"] == 7
 
 
 def test_examples_by_relevance_are_the_images_where_a_feature_counts_most(labelled: Any) -> None:
