@@ -28,6 +28,8 @@ COLUMNS = ("feature", "label", "share", "valid", "valid concept", "spurious", "s
 @click.option("--space", metavar="NAME", help="A space of the classifier; needed where there are several.")
 @click.option("--template", "templates", multiple=True, metavar="TEXT", help='Concepts are put into it. ["{}"]')
 @click.option("--crop/--whole", default=None, help="Concept vectors of cut-outs or of whole images; else the newest.")
+@click.option("--embedding", metavar="NAME", help="Of the concept vectors; by default that of the newest.")
+@click.option("--by", type=click.Choice(["activation", "relevance"]), help="Of which examples; by default the newest.")
 @click.option("--centre", is_flag=True, help="Subtract the mean image embedding from the concept vectors.")
 @click.option("--method", metavar="NAME", help="Of the relevance: gradient, crp or ablation; by default the newest.")
 @click.option("--min-share", type=click.FloatRange(0, 1), help="Share of relevance from which one is flagged. [1/F]")
@@ -43,6 +45,8 @@ def audit(
     space: str | None,
     templates: tuple[str, ...],
     crop: bool | None,
+    embedding: str | None,
+    by: str | None,
     centre: bool,
     method: str | None,
     min_share: float | None,
@@ -64,11 +68,14 @@ def audit(
     from glasshouse.cli.progress import progress_bar
     from glasshouse.plugins.auditing.gather import audit_rows
 
+    if not class_name:
+        raise UsageError("Say which class is audited: --class NAME.")
     if html is not None:
         check_output(html, "audit.html")
     opened = open_warehouse(warehouse)
     chosen = classifier_space(opened, space)
-    optional = {"template": templates or None, "method": method, "min_share": min_share, "crop": crop}
+    optional = {"template": templates or None, "method": method, "min_share": min_share, "crop": crop,
+                "embedding": embedding, "by": by}  # fmt: skip
     given: dict[str, Any] = {
         "class_name": class_name, "valid": Path(valid), "spurious": Path(spurious), "centre": centre, "margin": margin,
         **{name: value for name, value in optional.items() if value is not None},

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from glasshouse.plugins.analyzer import Analyzer, Parameters
 from glasshouse.plugins.analyzers.audit_alignment import Alignments, alignments, concept_run, concepts_of
-from glasshouse.schema.errors import UsageError, unknown_name
+from glasshouse.schema.errors import UsageError
 from glasshouse.warehouse.results.store import latest_run
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class AuditParameters(Parameters):
     valid: Path | None = Field(None, description="Text file of concepts the class may rest on, or a shipped list.")
     spurious: Path | None = Field(None, description="Text file of concepts it should not rest on, or a shipped list.")
     template: tuple[str, ...] = Field(
-        ("{}",), description="A sentence that a concept is put into; its empty form is subtracted. Can be repeated."
+        ("{}",), description="A sentence that a concept is put into; its empty form is subtracted."
     )
     embedding: str | None = Field(None, description="Of the concept vectors; by default that of the newest ones.")
     crop: bool | None = Field(
@@ -91,10 +91,19 @@ class Audit(Analyzer[AuditParameters]):
         return parameters.model_copy(update=chosen)
 
     def requires_with(self, view: AnalysisView, parameters: AuditParameters) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Concept vectors and relevance, with their defaults, where there are none of any kind."""
+        """Concept vectors and relevance: as they were run where they are stale, with defaults where there are none."""
         catalogue = view.warehouse.catalogue
-        missing = [name for name in ("concepts", "relevance") if latest_run(catalogue, name, view.space) is None]
-        return [(name, {}) for name in missing]
+        needed: list[tuple[str, Mapping[str, Any]]] = []
+        if latest_run(catalogue, "concepts", view.space) is None:
+            needed.append(("concepts", {}))
+        elif (concepts := concept_run(view, parameters.model_dump())).is_stale:
+            needed.append(("concepts", concepts.parameters))
+        relevance = latest_run(catalogue, "relevance", view.space)
+        if relevance is not None:
+            relevance = latest_run(catalogue, "relevance", view.space, _relevance_facets(view, parameters))
+        if relevance is None or relevance.is_stale:
+            needed.append(("relevance", {} if relevance is None else relevance.parameters))
+        return needed
 
     def run(self, view: AnalysisView, parameters: AuditParameters) -> pa.Table:
         """Compare every component that has a concept vector with both sets of concepts."""
@@ -164,8 +173,12 @@ def _with_relevance(
     rows = view.result("relevance", facets)
     own = rows.filter(class_name=parameters.class_name)
     if own.is_empty():
-        known = sorted(rows["class_name"].unique())[:50]
-        raise unknown_name("class", parameters.class_name, known, "Relevance is known for these.")
+        known = sorted(rows["class_name"].unique())
+        raise UsageError(
+            f"What counts for the class '{parameters.class_name}' is not known in the space '{view.space}'. The newest "
+            f"`relevance` ({facets['method']}) has {', '.join(known[:20]) or 'no class'}; a class has none when no "
+            "image is of it, or when it was not asked about (--classes)."
+        )
     frame = pl.DataFrame(found._asdict()).join(
         own.select("feature_id", "relevance", "share", "image_ids"), on="feature_id", how="left"
     )

@@ -65,6 +65,9 @@ class ExampleParameters(Parameters):
 
 
 ParametersT = TypeVar("ParametersT", bound=ExampleParameters)
+CROP_DEFAULTS: Final = {
+    name: ExampleParameters.model_fields[name].default for name in ("attribution", "crop_threshold", "crop_margin")
+}
 
 
 class Examples(NamedTuple):
@@ -100,6 +103,11 @@ def resolve_examples(view: AnalysisView, parameters: ParametersT) -> ParametersT
     record = embedding_record(view.warehouse, name)
     if parameters.class_name and parameters.by != "relevance":
         raise UsageError("--class-name counts with --by relevance only.")
+    if not parameters.crop and any(getattr(parameters, name) != value for name, value in CROP_DEFAULTS.items()):
+        raise UsageError("--attribution, --crop-threshold and --crop-margin count with --crop only.")
+    if view.keep is not None and "n" not in parameters.model_fields_set:
+        # The default, where nobody asked for so many: a space that keeps fewer has fewer examples.
+        parameters = parameters.model_copy(update={"n": min(parameters.n, view.keep)})
     if parameters.crop:
         _check_crops(view, parameters.attribution)
         if record.encoder_fingerprint is None:

@@ -20,6 +20,8 @@ from glasshouse.plugins.analyzers.relevance_classes import (
     asked_classes,
     choose_class_attribute,
     classifier_of,
+    counted,
+    labels_that_are_no_class,
 )
 from glasshouse.plugins.analyzers.relevance_methods import ImageRelevance, check_method, measure_of
 from glasshouse.plugins.analyzers.relevance_sums import ClassSums
@@ -91,6 +93,11 @@ class Relevance(Analyzer[RelevanceParameters]):
         check_method(view, parameters.method)
         if parameters.features and parameters.method != "ablation":
             raise UsageError("--features counts with --method ablation only.")
+        wrong = next((feature for feature in parameters.features if not 0 <= feature < view.n_features), None)
+        if wrong is not None:
+            raise UsageError(
+                f"The space '{view.space}' has no feature {wrong}: they run from 0 to {view.n_features - 1}."
+            )
         for name in parameters.classes:
             model.number(name)
         chosen: dict[str, Any] = {"attribute": choose_class_attribute(view, parameters.attribute, model.names)}
@@ -110,14 +117,21 @@ class Relevance(Analyzer[RelevanceParameters]):
         n_done = n_unreadable = 0
         for number, image_n in asked.by_class():
             sums = ClassSums(view.n_features, parameters.n)
-            for ids, found in _measured(view, model, measure, image_n, number, parameters.batch_size):
+            for ids, found in _measured(
+                view, model, measure, image_n, number, parameters.batch_size, parameters.method
+            ):
                 sums.add(ids, found)
                 n_done += len(ids)
                 view.progress(n_done, len(asked.image_n))
             n_unreadable += len(image_n) - sums.n_images
             if sums.n_images:
                 yield from sums.table(model.names[number], parameters, self.schema).to_batches()
-        view.note(attribute=parameters.attribute, n_images=n_done)
+        no_class = labels_that_are_no_class(view, model, str(parameters.attribute))
+        unasked = sorted(set(model.names) - {model.names[number] for number, _ in asked.by_class()})
+        said = f"{n_done:,} images of {len(model.names) - len(unasked)} of {len(model.names)} classes"
+        if no_class:
+            said += f"; left out, since their label is no class: {counted(no_class)}"
+        view.note(attribute=parameters.attribute, n_images=n_done, no_class=no_class, summary=said)
         note_unreadable(view, n_unreadable, len(asked.image_n))
 
 
@@ -128,12 +142,12 @@ def _model(view: AnalysisView, parameters: RelevanceParameters) -> Classifier:
 
 
 def _measured(
-    view: AnalysisView, model: Classifier, measure: Measure, image_n: Any, number: int, batch_size: int
+    view: AnalysisView, model: Classifier, measure: Measure, image_n: Any, number: int, batch_size: int, method: str
 ) -> Iterator[tuple[list[int], ImageRelevance]]:
     """Yield batches of a class's images and what counts on them, places as shares of the picture's sides."""
     import torch  # late: it takes a second to import
 
-    place_of_image = _Places(view, model)
+    place_of_image = _Places(view, model, has_places=method != "ablation" and view.record["tokens"] != "cls")
     for batch in batches_of(view, model.encoder, image_n, batch_size):
         if batch.batch_bchw is None:
             continue
@@ -144,12 +158,12 @@ def _measured(
 class _Places:
     """From cells of the token grid to shares of a picture's sides, 0 to 1 from its upper left corner."""
 
-    def __init__(self, view: AnalysisView, model: Classifier) -> None:
+    def __init__(self, view: AnalysisView, model: Classifier, *, has_places: bool) -> None:
         images = view.images()
         self._size = dict(zip(images["image_id"], zip(images["width"], images["height"], strict=True), strict=True))
         self._framing = view.warehouse.space(view.space).framing
         point = next(point for point in model.encoder.hook_points() if point.name == view.record["hook"])
-        self._grid = point.grid
+        self._grid = point.grid if has_places else None
 
     def moved(self, ids: list[int], found: ImageRelevance) -> ImageRelevance:
         """Return the sums with columns and rows turned into x and y."""

@@ -81,6 +81,21 @@ def labelled(view: AnalysisView, attribute: str) -> dict[int, str]:
     return found
 
 
+def labels_that_are_no_class(view: AnalysisView, model: Classifier, attribute: str) -> dict[str, int]:
+    """Return the values of a label that are no class of the model, and on how many images of the space each is."""
+    if attribute == PREDICTED:
+        return {}
+    inside = set(view.image_ids.tolist())
+    values = [value for image, value in labelled(view, attribute).items() if image in inside]
+    return {value: values.count(value) for value in sorted(set(values) - set(model.names))}
+
+
+def counted(values: dict[str, int]) -> str:
+    """Return values with their counts in words, the first few of many."""
+    words = [f"{value} ({n:,})" for value, n in list(values.items())[:5]]
+    return ", ".join([*words, *(["…"] if len(values) > 5 else [])])
+
+
 def choose_class_attribute(view: AnalysisView, attribute: str | None, names: Sequence[str]) -> str:
     """Return the attribute that says the images' classes, or `predicted`.
 
@@ -100,8 +115,8 @@ def choose_class_attribute(view: AnalysisView, attribute: str | None, names: Seq
             "ORDER BY attribute <> 'class', n DESC, attribute"
         )
         # Numbers are values of many labels: where classes have no names, only a label that says so holds them.
-        values = {"names": list(map(str, names)), "numbered": all(str(name).isdigit() for name in names)}
-        known = view.sql(query, values)["attribute"].to_pylist()
+        given = {"names": list(map(str, names)), "numbered": all(str(name).isdigit() for name in names)}
+        known = view.sql(query, given)["attribute"].to_pylist()
         return str(known[0]) if known else PREDICTED
     values = set(labelled(view, attribute).values())
     if not values & set(names):

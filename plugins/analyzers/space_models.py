@@ -37,7 +37,8 @@ def encoder_of(view: AnalysisView, device: str = "cpu") -> Encoder:
 
 def _check_same(view: AnalysisView, model: Encoder | SparseAutoencoder, fingerprint: str) -> None:
     if model.fingerprint != fingerprint:
+        drawn = " Does its function draw weights at random? Then seed it." if model.spec.startswith("python:") else ""
         raise ModelError(
-            f"{model.spec} has other weights than when the space '{view.space}' was extracted. Put the old ones back, "
-            f"or run `glasshouse drop space {view.space}` and extract it again."
+            f"{model.spec} has other weights than when the space '{view.space}' was extracted.{drawn} Put the old ones "
+            f"back, or run `glasshouse drop space {view.space}` and extract it again."
         )

@@ -74,7 +74,7 @@ class Classifying:
             return tuple(map(str, range(n_classes)))
         if len(names) != n_classes:
             raise ModelError(f"{self.spec} has {n_classes} classes and {len(names)} names for them. Name every class.")
-        return tuple(map(str, names))
+        return told_apart(list(map(str, names)))
 
     def forward_logits(
         self, batch_bchw: torch.Tensor, hook: str | None = None, edit: Edit | None = None
@@ -225,6 +225,11 @@ def gradient_relevance(classify: Pass, tap: Tap, batch_bchw: torch.Tensor, class
     acts_btd = tap.tokens(leaves[0].detach(), keep=False).float()
     gradients_btd = tap.tokens(gradient, keep=False).float()
     return ClassRelevance(acts_btd, acts_btd * gradients_btd, logits_bc.detach().float(), gradients_btd)
+
+
+def told_apart(names: list[str]) -> tuple[str, ...]:
+    """Return names of which no two are the same: those that stand twice get their number, as ImageNet's two cranes."""
+    return tuple(f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names))
 
 
 @contextmanager

@@ -82,6 +82,11 @@ class Pruning:
         return slice(0, 1) if self.only_first else slice(self.first, None)
 
     def _set_neurons(self, acts_btd: torch.Tensor) -> torch.Tensor:
+        if max(self.components) >= acts_btd.shape[-1]:
+            raise UsageError(
+                f"Component {max(self.components)} of {self.encoder} is switched off, and '{self.module}' of this "
+                f"model has {acts_btd.shape[-1]}: it is another model."
+            )
         acts_btd[:, self.tokens, list(self.components)] = acts_btd.new_tensor(self.values)
         return acts_btd
 

@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from glasshouse.plugins.analyzers.attribution_maps import batches_of
-from glasshouse.plugins.analyzers.relevance_classes import Asked, Classifier, labelled
+from glasshouse.plugins.analyzers.relevance_classes import (
+    PREDICTED,
+    Asked,
+    Classifier,
+    labelled,
+    labels_that_are_no_class,
+)
 from glasshouse.plugins.analyzers.relevance_methods import Place, place_of
 from glasshouse.plugins.encoders.hooked import HookedEncoder
 from glasshouse.plugins.pruning.accuracy import Edit, Outcomes, mean_of, outcomes
@@ -63,6 +69,7 @@ class PruneReport:
         pruning: what was switched off, and to what.
         rows: accuracies: the class asked about first, the other classes together, then every class.
         other: the constant of the control `other`.
+        no_class: values of the label that are no class of the model, and on how many images; these are left out.
         n_reference: images that the means are from.
         split: where reference and measured images come from, in words.
         n_unreadable: pictures that could not be read.
@@ -71,6 +78,7 @@ class PruneReport:
     pruning: Pruning
     rows: list[Row]
     other: Constant
+    no_class: dict[str, int]
     n_reference: int
     split: str
     n_unreadable: int
@@ -146,7 +154,7 @@ def prune(
             to,
             mean_f,
         )
-        for _ in range(N_DRAWS)
+        for _ in range(N_DRAWS if len(rest) >= len(chosen) else 0)
     ]
     edits: dict[str, Edit | None] = {
         AS_IS: None,
@@ -157,7 +165,8 @@ def prune(
     has_cue = None if cue is None else _with_cue(view, cue)
     found = outcomes(view, model, asked, has_cue, place.point.name, edits)
     rows = _rows(found, model, None if class_name is None else model.number(class_name))
-    return PruneReport(pruning, rows, other, len(reference_n), split, found.n_unreadable)
+    no_class = labels_that_are_no_class(view, model, attribute)
+    return PruneReport(pruning, rows, other, no_class, len(reference_n), split, found.n_unreadable)
 
 
 def _checked(view: AnalysisView, components: Sequence[int]) -> list[int]:
@@ -173,6 +182,11 @@ def _parts(
     view: AnalysisView, model: Classifier, attribute: str, seed: int
 ) -> tuple[Asked, npt.NDArray[np.integer], str]:
     """Return the images that are measured and their classes, the images of the means, and how they were told apart."""
+    if attribute == PREDICTED:
+        raise UsageError(
+            "Accuracy needs the true classes, and there is no label all of whose values are classes. Add one with "
+            "`glasshouse add --labels FILE`, or name one with --attribute."
+        )
     label_of = labelled(view, attribute)
     number_of = {name: number for number, name in enumerate(model.names)}
     image_n = view.image_ids
@@ -250,7 +264,10 @@ def _with_cue(view: AnalysisView, cue: Cue) -> set[int]:
         if not values:
             known = view.sql("SELECT DISTINCT attribute FROM image_labels ORDER BY 1")["attribute"].to_pylist()
             raise unknown_name("label", cue.attribute, known)
-        raise unknown_name(f"value of the label '{cue.attribute}'", cue.value, values)
+        raise UsageError(
+            f"No image has the label '{cue.attribute}' with the value '{cue.value}'. Its values: "
+            f"{', '.join(values[:20])}."
+        )
     pairs = zip(rows["image_id"].to_pylist(), rows["value"].to_pylist(), strict=True)
     return {int(image) for image, value in pairs if value == cue.value}
 

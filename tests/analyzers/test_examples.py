@@ -100,6 +100,7 @@ def test_examples_whose_picture_is_gone_leave_no_gap_in_the_ranks(warehouse: Any
         ({"crop": True}, "no token maps to crop to"),
         ({"attribution": "crp", "crop": True}, "CRP finds the pixels of neurons"),
         ({"class_name": "cat"}, "--by relevance only"),
+        ({"crop_margin": 0.5}, "count with --crop only"),
         ({"embedding": "f"}, "no embedding 'f'"),
     ],
 )

@@ -99,6 +99,7 @@ def test_behind_a_linear_head_all_methods_say_the_same(labelled: Any) -> None:
     ablation, run = result(labelled, "last", classes=("7",), method="ablation", features=(0, 3, 50, 95))
     assert run.parameters["images"] == 64
     assert set(ablation["feature_id"]) <= {0, 3, 50, 95}
+    assert ablation["x"].null_count() == ablation.height, "ablation sees no places"
     joined = gradient.join(ablation, on="feature_id")
     assert joined.height == ablation.height >= 3
     np.testing.assert_allclose(joined["relevance_right"], joined["relevance"], rtol=2e-3, atol=1e-6)
@@ -203,6 +204,7 @@ def test_what_cannot_be_asked_says_why(labelled: Any, tmp_path: Path) -> None:
         ({"attribute": "mood"}, "'mood' has sad; the classes are 0, 1"),
         ({"attribute": "none"}, "'none' is on no image"),
         ({"features": (1,)}, "--method ablation only"),
+        ({"features": (96,), "method": "ablation"}, "no feature 96: they run from 0 to 95"),
     ):
         with pytest.raises(UsageError, match=words):
             result(labelled, "last", **given)

@@ -104,6 +104,43 @@ def test_examples_by_relevance_for_another_class_do_not_count(classes: Any, aske
     classes.forget([run for run in classes.runs() if run.facets.get("by") == "relevance"])
 
 
+def test_what_is_stale_is_computed_anew_first(concept_files: tuple[Path, Path], tmp_path: Path) -> None:
+    """New images make concept vectors and relevance stale: an audit renews both, as they were; pruning waits for it."""
+    import shutil
+
+    from glasshouse.plugins.manager import Plugins
+    from glasshouse.plugins.starter.world.write import write_world
+    from glasshouse.warehouse.warehouse import Warehouse
+
+    write_world(tmp_path / "world", 96, 5, confounded=True, cue="balanced")
+    images, labels = tmp_path / "world" / "images", tmp_path / "world" / "labels.csv"
+    (tmp_path / "later").mkdir()
+    for file in sorted(images.iterdir())[80:]:
+        shutil.move(file, tmp_path / "later" / file.name)
+    small = Warehouse.create(tmp_path / "s.glasshouse", Plugins(external=False))
+    small.add([images], labels=[labels])
+    space = [("last", "layer4", "max", "neurons")]
+    small.extract("starter:classifier", space)
+    small.extract("starter:clip", embedding="clip")
+    small.analyze("concepts", "last", n=7)
+    small.analyze("relevance", "last", n=3)
+    given = {"valid": concept_files[0], "spurious": concept_files[1]}
+    _, before = audited(small, "last", **given)
+    small.add([tmp_path / "later"])
+    small.extract("starter:classifier", space)
+    small.extract("starter:clip", embedding="clip")
+    with pytest.raises(UsageError, match="is stale"):
+        from glasshouse.cli.prune import _flagged
+
+        _flagged(small, "last", "heart")
+    _, after = audited(small, "last", **given)
+    assert after.run_id != before.run_id and not after.is_stale
+    newest = {run.analyzer: run for run in small.runs() if run.is_latest}
+    assert newest["concepts"].parameters["n"] == 7 and newest["relevance"].parameters["n"] == 3
+    assert not any(run.is_stale for run in newest.values())
+    small.close()
+
+
 def test_images_that_lean_are_those_with_the_largest_sums(classes: Any, asked: dict[str, Any]) -> None:
     rows, run = audited(classes, "last", **asked, min_share=0)
     flagged = set(rows.filter("is_flagged")["feature_id"])
@@ -121,7 +158,7 @@ def test_images_that_lean_are_those_with_the_largest_sums(classes: Any, asked: d
     ("given", "words"),
     [
         ({"class_name": ""}, "Say which class"),
-        ({"class_name": "cat"}, "no class 'cat'"),
+        ({"class_name": "cat"}, r"class 'cat' is not known.*has circle, crescent"),
         ({"valid": None}, "Give the valid concepts"),
         ({"spurious": Path("nowhere.txt")}, r"no file nowhere.txt.*Lists that ship with glasshouse: melanoma-spurious"),
         ({"method": "crp"}, "analyze relevance --space last --method crp"),

@@ -233,3 +233,10 @@ def test_names_must_be_as_many_as_outputs():
         tower = Tower(model, {"x": tap}, model, transform, {}, classify=classify, class_names=names)
         with pytest.raises(ModelError, match=words):
             assert HookedEncoder("test", tower, "cpu").class_names
+
+
+def test_classes_of_one_name_are_told_apart_by_their_numbers():
+    from glasshouse.plugins.encoders.classifying import told_apart
+
+    assert told_apart(["crane", "cat", "crane"]) == ("crane (0)", "cat", "crane (2)")
+    assert told_apart(["a", "b"]) == ("a", "b")

@@ -235,6 +235,53 @@ def test_means_and_accuracies_are_those_of_a_loop(classified: Any) -> None:
             assert getattr(row, name) == pytest.approx(np.mean([right[name][image] for image in kept]))
 
 
+def test_without_as_many_others_nothing_stands_beside_as_random(classified: Any) -> None:
+    view = AnalysisView(classified, "last")
+    given = {"to": "mean", "attribute": "kind", "class_name": None, "cue": None, "seed": 0}
+    assert all(row.random is None for row in prune(view, classifier_of(view), range(50), **given).rows)  # type: ignore[arg-type]
+    assert all(row.random is not None for row in prune(view, classifier_of(view), range(48), **given).rows)  # type: ignore[arg-type]
+
+
+def test_labels_that_are_no_class_are_counted(classified: Any, tmp_path: Path) -> None:
+    label(classified, tmp_path, [(image, "half", "7" if image % 2 else "zebra") for image in range(20)])
+    view = AnalysisView(classified, "last")
+    report = prune(
+        view, classifier_of(view), [1], to="mean", attribute="half", class_name=None, cue=None, seed=0
+    )  # fmt: skip
+    assert report.no_class == {"zebra": 10}
+    (relevance,) = classified.plugins.analyze(classified, "relevance", ["last"], {"attribute": "half"})
+    assert relevance.run.notes["no_class"] == {"zebra": 10}
+    assert "left out, since their label is no class: zebra (10)" in relevance.run.notes["summary"]
+
+
+def test_another_model_is_not_pruned_by_chance() -> None:
+    chosen = pruning("conv", {90: 0.5})
+    model = Plain().eval()
+    chosen.attach(model)
+    with pytest.raises(UsageError, match="'conv' of this model has 8: it is another model"):
+        model(torch.zeros(1, 3, 8, 8))
+
+
+def test_the_command_says_what_it_took_and_refuses_what_is_stale(
+    classified: Any, glasshouse: Any, tmp_path: Path
+) -> None:
+    classified.import_embeddings("e", np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), list(range(30)))
+    classified.close()
+    words = ["prune", "--space", "last", "-w", str(classified.root)]
+    same = glasshouse(*words, "--features", "5", "--state-dict", "same.pt", "--hook", "same.pt")
+    assert same.returncode == 2 and "are two files" in same.stderr
+    kept = glasshouse(
+        *words, "--features", "5", "--attribute", "kind", "--hook", "h.json", "--state-dict", "w.safetensors"
+    )
+    assert "1 component of layer4 set to its mean over 12 images: 5" in kept.stdout
+    assert read_pruning(tmp_path / "h.json").components == (5,)
+    assert kept.returncode == 0 or "No layer of" in kept.stderr, "the table is there even where no layer can hold it"
+    both = glasshouse(*words)
+    assert both.returncode == 2 and "one of the two" in both.stderr
+    none = glasshouse(*words, "--flagged", "--class", "7")
+    assert none.returncode == 2 and "There is no audit of '7'" in none.stderr
+
+
 def test_what_the_cue_costs_and_what_is_given_back() -> None:
     from glasshouse.plugins.pruning.prune import PruneReport, Row
 
@@ -245,7 +292,7 @@ def test_what_the_cue_costs_and_what_is_given_back() -> None:
             Row("c", False, 1, without, pruned, None, None),
             Row("other classes", False, 1, 0.0, 1.0, None, None),
         ]
-        return PruneReport(pruning("h", {0: 0.0}), rows, "zero", 1, "", 0)
+        return PruneReport(pruning("h", {0: 0.0}), rows, "zero", {}, 1, "", 0)
 
     assert report(0.9, 0.5, 0.7).given_back() == pytest.approx(0.5)
     assert report(0.9, 0.5, 0.4).given_back() == pytest.approx(-0.25)
@@ -259,7 +306,11 @@ def test_what_cannot_be_pruned_says_why(classified: Any) -> None:
         ({"components": []}, "nothing to switch off"),
         ({"components": [96]}, "no feature 96: they run from 0 to 95"),
         ({"attribute": "mark"}, "0 with a class by the label 'mark'"),
-        ({"cue": parse_cue("mark=perhaps")}, "no value of the label 'mark' 'perhaps'"),
+        ({"attribute": "predicted"}, "Accuracy needs the true classes"),
+        (
+            {"cue": parse_cue("mark=perhaps")},
+            "No image has the label 'mark' with the value 'perhaps'. Its values: no, yes",
+        ),
         ({"cue": parse_cue("marc=yes")}, "no label 'marc'"),
         ({"class_name": "cat"}, "no class 'cat'"),
     ):
