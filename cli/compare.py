@@ -93,6 +93,8 @@ def _print(found: Compared) -> None:
     for side in (ours, theirs):
         _list(_lacking_title(side), side.lacking)
     click.echo(f"compared in the embedding '{found.embedding}'", err=True)
+    if len(found.cuts) > 1:
+        click.echo(f"warning: the concept vectors are of different kinds ({', '.join(found.cuts)}).", err=True)
 
 
 def _lacking_title(side: Side) -> str:

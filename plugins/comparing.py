@@ -55,11 +55,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Compared:
-    """Both sides, and a row for each pair of spaces and direction: space, other, run_id and `FIGURES`."""
+    """Both sides, and a row for each pair of spaces and direction: space, other, run_id and `FIGURES`.
+
+    `cuts` are the kinds of examples behind the vectors: `whole`, cut-outs by `map` or `crp`; one, unless they differ.
+    """
 
     embedding: str
     pairs: Sequence[Mapping[str, Any]]
     sides: tuple[Side, Side]
+    cuts: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
@@ -101,9 +105,12 @@ def compare(
         raise UsageError(f"The space '{both[0]}' is on both sides. Compare different spaces.")
     asked = cast("ComparisonParameters", parse_parameters("comparison", ComparisonParameters, given or {}))
     embedding = common_embedding(warehouse, asked, spaces)
+    cuts = set()
     for run in concept_runs(warehouse, asked.model_copy(update={"embedding": embedding})):
-        if run.space in spaces and run.is_stale:
-            list(runner.run("concepts", run.space, run.parameters))
+        if run.space in spaces:
+            cuts.add(run.parameters.get("attribution", "map") if run.facets["crop"] else "whole")
+            if run.is_stale:
+                list(runner.run("concepts", run.space, run.parameters))
     wanted = {**(given or {}), "embedding": embedding}
     there, back = (list(_runs(runner, one, other, wanted)) for one, other in ((ours, theirs), (theirs, ours)))
     pairs = [
@@ -112,7 +119,13 @@ def compare(
         for run in (*there, *back)
     ]
     sides = _side(warehouse, ours, theirs, there, k), _side(warehouse, theirs, ours, back, k)
-    return Compared(embedding, pairs, sides)
+    empty = next((side for side in sides if not side.n_features), None)
+    if empty is not None:
+        raise UsageError(
+            f"No feature of {', '.join(empty.spaces)} has a concept vector of {asked.min_images} examples or more. Ask "
+            "for fewer with --min-images."
+        )
+    return Compared(embedding, pairs, sides, sorted(cuts))
 
 
 def _runs(runner: Runner, spaces: Sequence[str], others: Sequence[str], given: Mapping[str, Any]) -> Iterator[Run]:

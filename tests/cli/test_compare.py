@@ -64,3 +64,10 @@ def test_a_request_that_means_nothing_is_refused(run: Any) -> None:
     }.items():
         done = run("compare", *words)
         assert done.returncode == 2 and done.stderr.startswith(f"glasshouse: {said}"), words
+
+
+def test_a_comparison_of_nothing_says_so(run: Any) -> None:
+    assert run("analyze", "concepts", "--embedding", "e").returncode == 0
+    done = run("compare", "a", "b", "--min-images", "1000")
+    assert done.returncode == 2
+    assert "No feature of a has a concept vector of 1000 examples or more" in done.stderr

@@ -10,7 +10,7 @@ from glasshouse.schema.errors import SourceError, UsageError
 from glasshouse.warehouse.results.store import latest_run
 from glasshouse.warehouse.showing.pictures import pictures
 from glasshouse.warehouse.showing.plain import activation
-from glasshouse.warehouse.showing.sheet import CELL, N_COLUMNS, Cell, cells_in_rows, drawn_sheet, feature_lines
+from glasshouse.warehouse.showing.sheet import CELL, N_COLUMNS, Cell, Line, cells_in_rows, drawn_sheet, feature_lines
 from glasshouse.warehouse.showing.thumbnails import Tally, Thumbnail, fit
 
 if TYPE_CHECKING:
@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from glasshouse.warehouse.showing.cards import FeatureCard
 
 _FRAME: Final = (223, 41, 83)
+_GREY: Final = (105, 105, 115)
 
 
 class CutOut(NamedTuple):
-    """A part of an image: `box` is left, top, right, bottom in pixels; `value` is activation, or relevance."""
+    """A part of an image: `box` is left, top, right, bottom in pixels; `value` is activation, or relevance.
+
+    `how` says in words how the examples were chosen and where the parts come from.
+    """
 
     image_id: int
     value: float
     box: tuple[int, int, int, int]
+    how: str = ""
 
 
 def cut_outs(warehouse: WarehouseReads, space: str, feature: int, k: int) -> list[CutOut]:
@@ -41,9 +46,12 @@ def cut_outs(warehouse: WarehouseReads, space: str, feature: int, k: int) -> lis
         raise UsageError(
             f"There are no cut-outs of the space '{space}'. Run `glasshouse analyze examples --crop --space {space}`."
         )
+    of = f" for {run.facets['class_name']}" if run.facets["class_name"] else ""
+    how = f"examples by {run.facets['by']}{of}, cut by {run.parameters['attribution']} (run {run.run_id})"
+    how += ", stale" if run.is_stale else ""
     rows = warehouse.result_rows(run).filter(feature_id=feature).sort("rank").head(k)
     return [
-        CutOut(row["image_id"], row["value"], (row["left"], row["top"], row["right"], row["bottom"]))
+        CutOut(row["image_id"], row["value"], (row["left"], row["top"], row["right"], row["bottom"]), how)
         for row in rows.iter_rows(named=True)
     ]
 
@@ -68,7 +76,8 @@ def cut_out_sheet(card: FeatureCard, found: list[CutOut], tally: Tally | None = 
         else:
             shown = [_framed(picture, one.box), Thumbnail(fit(picture.crop(one.box), CELL), picture.size)]
         cells.append(Cell(shown, (activation(one.value), f"image {one.image_id}")))
-    return drawn_sheet(feature_lines(card), cells_in_rows(cells, N_COLUMNS))
+    lines = [*feature_lines(card), *(Line(one.how, colour=_GREY) for one in found[:1])]
+    return drawn_sheet(lines, cells_in_rows(cells, N_COLUMNS))
 
 
 def _framed(picture: Image.Image, box: tuple[int, int, int, int]) -> Thumbnail:

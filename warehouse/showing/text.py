@@ -11,7 +11,7 @@ from glasshouse.warehouse.showing.plain import activation, figure, shortened
 
 KNOWN = (
     "labels", "label_score", "tiers", "monosemanticity", "uniqueness", "soft_wpmi", "correlation", "concepts",
-    "examples",
+    "examples", "relevance",
 )  # fmt: skip
 """Analyses that have lines of their own; all others are shown as their columns say."""
 
@@ -47,6 +47,7 @@ def fact_lines(card: FeatureCard) -> list[str]:
     lines += [_ms(row) for row in card.rows("monosemanticity")]
     for row in card.rows("uniqueness"):
         lines.append(f"uniqueness {figure(row.get('uniqueness'))}, nearest feature {row.get('nearest_feature_id')}")
+    lines += _relevance_lines(card)
     words = sorted(card.rows("soft_wpmi"), key=lambda row: row.get("rank") or 0)
     if words:
         lines.append("soft-WPMI words: " + ", ".join(str(row.get("word")) for row in words))
@@ -102,6 +103,19 @@ def _label_lines(card: FeatureCard) -> Iterator[str]:
     for row in card.rows("label_score"):
         auc, accuracy = ("–" if row.get(name) is None else f"{row[name]:.2f}" for name in ("auc", "balanced_accuracy"))
         yield f"label “{row.get('label')}” judged by {row.get('scorer')}: AUC {auc}, balanced accuracy {accuracy}"
+
+
+def _relevance_lines(card: FeatureCard) -> Iterator[str]:
+    """Yield the classes that a feature counts most for, of the newest run of `relevance`."""
+    rows = card.rows("relevance")
+    newest = max((row["run_id"] for row in rows), default=None)
+    own = sorted((row for row in rows if row["run_id"] == newest), key=lambda row: -(row.get("share") or 0.0))
+    for row in own[:N_ROWS_SHOWN]:
+        where = "" if row.get("x") is None else f", looks at x {row['x']:.2f}, y {row['y']:.2f}"
+        yield (
+            f"counts for {row.get('class_name')}: {row['share']:.1%} of its relevance, rank {row.get('rank')}{where} "
+            f"({row.get('method')})"
+        )
 
 
 def _ms(row: Mapping[str, Any]) -> str:
