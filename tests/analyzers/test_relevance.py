@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import TOY_PLUGIN, write_pictures
 from kit.labels import label
 
 from glasshouse.plugins.analyzers.relevance_methods import ImageRelevance
 from glasshouse.plugins.analyzers.relevance_sums import ClassSums
+from glasshouse.plugins.manager import Plugins
 from glasshouse.plugins.saes import own_format
 from glasshouse.schema.errors import UsageError
+from glasshouse.warehouse.warehouse import Warehouse
 
 CNN = "timm:test_resnet/random:0"
 LAST = ("last", "layer4", "max", "neurons")
 EARLIER = ("earlier", "layer3", "max", "neurons")
 
 
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the root of a warehouse with two layers of the CNN; made once, each test works on a copy."""
+    folder = tmp_path_factory.mktemp("cnn")
+    write_pictures(folder / "pictures", 30)
+    made = Warehouse.create(folder / "w.glasshouse", Plugins(external=False))
+    made.add([folder / "pictures"])
+    made.extract(CNN, [LAST, EARLIER], "cnn", batch_size=10)
+    made.close()
+    return folder / "w.glasshouse"
+
+
 @pytest.fixture
-def labelled(warehouse: Any, tmp_path: Path) -> Any:
+def unlabelled(extracted: Path, tmp_path: Path) -> Iterator[Any]:
+    """Return a copy of it."""
+    shutil.copytree(extracted, tmp_path / "w.glasshouse")
+    opened = Warehouse.open(tmp_path / "w.glasshouse", plugins=Plugins([TOY_PLUGIN], external=False))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def labelled(unlabelled: Any, tmp_path: Path) -> Any:
     """Return a warehouse whose first twelve images are of three of the CNN's classes, '5', '7' and '900'."""
-    warehouse.extract(CNN, [LAST, EARLIER], "cnn", batch_size=10)
+    warehouse = unlabelled
     label(warehouse, tmp_path, [(image, "class", ("5", "7", "900")[image % 3]) for image in range(12)])
     return warehouse
 
@@ -164,9 +190,9 @@ def test_without_labels_each_image_is_asked_about_what_the_encoder_says(labelled
     assert run.notes["n_images"] == 30
 
 
-def test_a_label_of_numbers_is_no_class_by_chance(warehouse: Any, tmp_path: Path) -> None:
+def test_a_label_of_numbers_is_no_class_by_chance(unlabelled: Any, tmp_path: Path) -> None:
     """The CNN numbers its classes; a rating from 1 to 7 is a number too."""
-    warehouse.extract(CNN, [LAST])
+    warehouse = unlabelled
     label(warehouse, tmp_path, [(image, "stars", str(image % 7)) for image in range(30)])
     _, run = result(warehouse, "last", classes=(), images=1)
     assert run.parameters["attribute"] == "predicted"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "audit.md"
 
 
 @pytest.mark.slow
-def test_the_walk_works_as_written(tmp_path: Path) -> None:
+def test_the_walk_works_as_written(glasshouse: Any, tmp_path: Path) -> None:
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```console\n(.+?)^```", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
@@ -22,15 +24,14 @@ def test_the_walk_works_as_written(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     said = {}
     for line in lines:
-        done = subprocess.run(
-            line,
-            shell=True,
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done: Any
+        if line.startswith("glasshouse "):  # in a fork that has imported torch already
+            done = glasshouse(*shlex.split(line)[1:])
+        else:
+            environment = {**os.environ, "PATH": path}
+            done = subprocess.run(
+                line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+            )
         assert done.returncode == 0, (line, done.stderr)
         said[line] = done.stdout
     for name in ("crops.png", "audit.html", "pruned.safetensors", "pruned.json"):
