@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from glasshouse.plugins.analyzer import Analyzer, Parameters
-from glasshouse.plugins.analyzers.attribution_maps import batches_of
+from glasshouse.plugins.analyzers.attribution_maps import batches_of, hook_point_of
 from glasshouse.plugins.analyzers.relevance_classes import (
     asked_classes,
     choose_class_attribute,
@@ -114,12 +114,12 @@ class Relevance(Analyzer[RelevanceParameters]):
         asked = asked_classes(
             view, model, str(parameters.attribute), parameters.classes, parameters.images, parameters.seed
         )
+        has_places = parameters.method != "ablation" and view.record["tokens"] != "cls"
+        places = _Places(view, model, has_places=has_places)
         n_done = n_unreadable = 0
         for number, image_n in asked.by_class():
             sums = ClassSums(view.n_features, parameters.n)
-            for ids, found in _measured(
-                view, model, measure, image_n, number, parameters.batch_size, parameters.method
-            ):
+            for ids, found in _measured(view, model, measure, image_n, number, parameters.batch_size, places):
                 sums.add(ids, found)
                 n_done += len(ids)
                 view.progress(n_done, len(asked.image_n))
@@ -142,17 +142,16 @@ def _model(view: AnalysisView, parameters: RelevanceParameters) -> Classifier:
 
 
 def _measured(
-    view: AnalysisView, model: Classifier, measure: Measure, image_n: Any, number: int, batch_size: int, method: str
+    view: AnalysisView, model: Classifier, measure: Measure, image_n: Any, number: int, batch_size: int, places: _Places
 ) -> Iterator[tuple[list[int], ImageRelevance]]:
     """Yield batches of a class's images and what counts on them, places as shares of the picture's sides."""
     import torch  # late: it takes a second to import
 
-    place_of_image = _Places(view, model, has_places=method != "ablation" and view.record["tokens"] != "cls")
     for batch in batches_of(view, model.encoder, image_n, batch_size):
         if batch.batch_bchw is None:
             continue
         classes_b = torch.full((len(batch.image_ids),), number, dtype=torch.int64)
-        yield batch.image_ids, place_of_image.moved(batch.image_ids, measure(batch.batch_bchw, classes_b))
+        yield batch.image_ids, places.moved(batch.image_ids, measure(batch.batch_bchw, classes_b))
 
 
 class _Places:
@@ -162,8 +161,7 @@ class _Places:
         images = view.images()
         self._size = dict(zip(images["image_id"], zip(images["width"], images["height"], strict=True), strict=True))
         self._framing = view.warehouse.space(view.space).framing
-        point = next(point for point in model.encoder.hook_points() if point.name == view.record["hook"])
-        self._grid = point.grid if has_places else None
+        self._grid = hook_point_of(view, model.encoder).grid if has_places else None
 
     def moved(self, ids: list[int], found: ImageRelevance) -> ImageRelevance:
         """Return the sums with columns and rows turned into x and y."""

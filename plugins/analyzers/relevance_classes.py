@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -86,8 +87,8 @@ def labels_that_are_no_class(view: AnalysisView, model: Classifier, attribute: s
     if attribute == PREDICTED:
         return {}
     inside = set(view.image_ids.tolist())
-    values = [value for image, value in labelled(view, attribute).items() if image in inside]
-    return {value: values.count(value) for value in sorted(set(values) - set(model.names))}
+    counts = Counter(value for image, value in labelled(view, attribute).items() if image in inside)
+    return {value: counts[value] for value in sorted(set(counts) - set(model.names))}
 
 
 def counted(values: dict[str, int]) -> str:
